@@ -1,0 +1,80 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The way to the issuer: `embedded:DIR` speaks to `tap-issuer handle`, a child process, over its standard input and output.
+
+A message is its length in four bytes and then the bytes; the child answers one after the other until its input ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from types import TracebackType
+from typing import Self
+
+from protocol.errors import LinkUnavailableError, UsageError
+
+MAX_MESSAGE = 1 << 20
+_LENGTH_BYTES = 4
+_STOP_SECONDS = 5.0
+
+
+class IssuerLink:
+    """One conversation with an embedded issuer; the child starts at the first message and ends with `close`."""
+
+    def __init__(self, url: str) -> None:
+        """Take `embedded:DIR`; UsageError for anything else."""
+        scheme, _, folder = url.partition(":")
+        if scheme != "embedded" or not folder:
+            raise UsageError(f"{url!r} is no issuer; write embedded:DIR")
+        self._folder = folder
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def exchange(self, request: bytes) -> bytes:
+        """Return the issuer's answer; LinkUnavailableError when there is no issuer or it gave up."""
+        child = self._child = self._child or self._start()
+        if child.stdin is None or child.stdout is None:
+            raise LinkUnavailableError("the issuer has no standard input or output")
+        try:
+            child.stdin.write(len(request).to_bytes(_LENGTH_BYTES, "big") + request)
+            child.stdin.flush()
+        except BrokenPipeError:
+            raise LinkUnavailableError(self._why()) from None
+        head = child.stdout.read(_LENGTH_BYTES)
+        length = int.from_bytes(head, "big")
+        answer = child.stdout.read(length) if len(head) == _LENGTH_BYTES and length <= MAX_MESSAGE else b""
+        if not answer or len(answer) != length:
+            raise LinkUnavailableError(self._why())
+        return answer
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-m", "issuer", "handle", "--dir", self._folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def _why(self) -> str:
+        if self._child is None or self._child.stderr is None:
+            return f"the issuer at {self._folder} cannot be reached"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_STOP_SECONDS)
+        said = self._child.stderr.read().decode("utf-8", "replace").strip().splitlines()
+        return said[-1] if said else f"the issuer at {self._folder} does not answer"
+
+    def close(self) -> None:
+        """End the child."""
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.communicate(timeout=_STOP_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

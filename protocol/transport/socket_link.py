@@ -1,0 +1,283 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""`socket:`: the loopback between two processes, in the wire protocol of the virtual-smart-card project (vpcd).
+
+A message is its length in two bytes and then the bytes. One byte is a control code from the terminal's end; everything
+longer is an APDU. Either end may listen; by default the card listens and the terminal connects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from protocol.errors import CardRemovedError, CardSilentError, LinkUnavailableError, UsageError
+from protocol.log import traffic
+from protocol.transport.base import (
+    ANSWER_TIMEOUT,
+    NO_CARD_TIMEOUT,
+    Activation,
+    CardHandler,
+    CardLink,
+    CardPort,
+    card_historical,
+    contactless_atr,
+)
+
+_log = logging.getLogger(__name__)
+_RETRY_SECONDS = 0.02
+MAX_MESSAGE = 0xFFFF
+
+
+class Control(IntEnum):
+    """Control codes of vpcd."""
+
+    POWER_OFF = 0
+    POWER_ON = 1
+    RESET = 2
+    GET_ATR = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the link is and which way it is opened: a Unix path, or host and port."""
+
+    path: Path | None
+    host: str
+    port: int
+    listen: bool
+
+    @staticmethod
+    def parse(text: str, *, listen: bool) -> Address:
+        """Return the address in `text`: ``/path`` or ``host:port``; UsageError when it is neither."""
+        if "/" in text:
+            return Address(Path(text), "", 0, listen)
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) <= 0xFFFF:
+            raise UsageError(f"{text!r} is no socket; write socket:/path/of/socket or socket:127.0.0.1:35963")
+        return Address(None, host, int(port), listen)
+
+    def connect(self) -> socket.socket:
+        """Return a connected socket, or raise OSError."""
+        if self.path is None:
+            connection = socket.create_connection((self.host, self.port), timeout=ANSWER_TIMEOUT)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return connection
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(str(self.path))
+        except OSError:
+            connection.close()
+            raise
+        return connection
+
+    def bind(self) -> socket.socket:
+        """Return a listening socket; LinkUnavailableError says why there is none."""
+        try:
+            return self._bind()
+        except OSError as error:
+            raise LinkUnavailableError(f"cannot listen at {self}: {error.strerror or error}") from None
+
+    def _bind(self) -> socket.socket:
+        if self.path is None:
+            return socket.create_server((self.host, self.port))
+        self._remove_stale_socket(self.path)
+        server = socket.socket(socket.AF_UNIX)
+        previous = os.umask(0o177)
+        try:
+            server.bind(str(self.path))
+        finally:
+            os.umask(previous)
+        server.listen()
+        return server
+
+    def _remove_stale_socket(self, path: Path) -> None:
+        """Remove the socket that a killed process left behind, never one that somebody listens at."""
+        if not path.is_socket():
+            return
+        with contextlib.suppress(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+            raise LinkUnavailableError(f"another wallet or terminal is already listening at {path}")
+        path.unlink()
+
+    def __str__(self) -> str:
+        return str(self.path) if self.path is not None else f"{self.host}:{self.port}"
+
+
+class _Messages:
+    """Length-prefixed messages over one connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def send(self, message: bytes) -> None:
+        if len(message) > MAX_MESSAGE:
+            raise UsageError(f"a message of {len(message)} bytes is longer than this link can carry ({MAX_MESSAGE})")
+        self._connection.sendall(len(message).to_bytes(2, "big") + message)
+
+    def receive(self, timeout: float | None) -> bytes:
+        """Return the next message; ConnectionError when the other end is gone, TimeoutError when it is silent."""
+        self._connection.settimeout(timeout)
+        return self._exactly(int.from_bytes(self._exactly(2), "big"))
+
+    def _exactly(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            piece = self._connection.recv(count - len(data))
+            if not piece:
+                raise ConnectionResetError("the other end closed the link")
+            data += piece
+        return data
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+
+class SocketLink(CardLink):
+    """The terminal's end."""
+
+    def __init__(self, address: Address) -> None:
+        """Take the address; a listening end listens from now on."""
+        self._address = address
+        self._server = address.bind() if address.listen else None
+        self._messages: _Messages | None = None
+
+    def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
+        """Wait for the card's end, reset the card and ask for its ATR."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self._messages = self._messages or _Messages(self._open(deadline))
+            try:
+                self._messages.send(bytes([Control.POWER_ON]))
+                self._messages.send(bytes([Control.RESET]))
+                self._messages.send(bytes([Control.GET_ATR]))
+                return Activation(self._messages.receive(max(deadline - time.monotonic(), _RETRY_SECONDS)))
+            except TimeoutError:
+                self._drop()
+                raise CardSilentError("the card at the other end does not answer a reset") from None
+            except OSError:
+                self._drop()
+
+    def _open(self, deadline: float) -> socket.socket:
+        while True:
+            try:
+                if self._server is None:
+                    return self._address.connect()
+                self._server.settimeout(max(deadline - time.monotonic(), _RETRY_SECONDS))
+                return self._server.accept()[0]
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise CardSilentError(f"no card was presented at {self._address} in time") from error
+                time.sleep(_RETRY_SECONDS)
+
+    def transceive(self, apdu: bytes) -> bytes:
+        """Send a command and wait for its answer."""
+        if self._messages is None:
+            raise CardRemovedError("no card is active")
+        try:
+            traffic(_log, ">", apdu)
+            self._messages.send(apdu)
+            answer = self._messages.receive(ANSWER_TIMEOUT)
+        except TimeoutError:
+            self._drop()
+            raise CardSilentError("the card did not answer in time") from None
+        except OSError:
+            self._drop()
+            raise CardRemovedError("the card has left the field") from None
+        traffic(_log, "<", answer)
+        return answer
+
+    def _drop(self) -> None:
+        messages, self._messages = self._messages, None
+        if messages is not None:
+            messages.close()
+
+    def deactivate(self) -> None:
+        """Switch the card off; the connection stays for the next tap."""
+        if self._messages is not None:
+            try:
+                self._messages.send(bytes([Control.POWER_OFF]))
+            except OSError:
+                self._drop()
+
+    def close(self) -> None:
+        """Switch the card off and close the connection."""
+        self.deactivate()
+        self._drop()
+        _close_server(self._server, self._address)
+
+
+class SocketPort(CardPort):
+    """The card's end."""
+
+    def __init__(self, address: Address, *, extended: bool = True) -> None:
+        """Take the address; a listening end listens from now on. `extended` is what the ATR states."""
+        self._address = address
+        self._server = address.bind() if address.listen else None
+        self._atr = contactless_atr(card_historical(extended=extended))
+        self._closing = threading.Event()
+        self._messages: _Messages | None = None
+
+    def serve(self, card: CardHandler) -> None:
+        """Answer every terminal that comes, one after the other."""
+        while not self._closing.is_set():
+            try:
+                connection = self._next_connection()
+            except OSError:
+                self._closing.wait(_RETRY_SECONDS)
+                continue
+            self._messages = _Messages(connection)
+            with contextlib.suppress(OSError):
+                self._serve_connection(card, self._messages)
+            card.deactivate()
+            self._messages.close()
+
+    def _next_connection(self) -> socket.socket:
+        if self._server is None:
+            return self._address.connect()
+        return self._server.accept()[0]
+
+    def _serve_connection(self, card: CardHandler, messages: _Messages) -> None:
+        while not self._closing.is_set():
+            message = messages.receive(None)
+            if len(message) == 1:
+                self._control(card, messages, message[0])
+                continue
+            traffic(_log, ">", message)
+            answer = card.process(message)
+            traffic(_log, "<", answer)
+            messages.send(answer)
+
+    def _control(self, card: CardHandler, messages: _Messages, code: int) -> None:
+        if code == Control.GET_ATR:
+            messages.send(self._atr)
+        elif code == Control.RESET:
+            card.activate()
+        elif code == Control.POWER_OFF:
+            card.deactivate()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._closing.set()
+        _close_server(self._server, self._address)
+        if self._messages is not None:
+            self._messages.close()
+
+
+def _close_server(server: socket.socket | None, address: Address) -> None:
+    if server is None:
+        return
+    with contextlib.suppress(OSError):
+        server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    if address.path is not None:
+        address.path.unlink(missing_ok=True)

@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""A wrapper that keeps what went over a link: each APDU, its answer and the time that took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One command APDU and its answer as they went over the link, and the round trip in seconds."""
+
+    command: bytes
+    answer: bytes
+    seconds: float
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Bytes of command and answer."""
+        return len(self.command), len(self.answer)
+
+
+@dataclass(slots=True)
+class TracingLink(CardLink):
+    """Wraps the terminal's end of any link; `exchanges` starts anew at each activation."""
+
+    link: CardLink
+    exchanges: list[Exchange] = field(default_factory=list)
+
+    def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
+        """Begin a tap with an empty trace."""
+        self.exchanges.clear()
+        return self.link.activate(timeout)
+
+    def transceive(self, apdu: bytes) -> bytes:
+        """Pass the APDU on and note it with its answer."""
+        started = time.perf_counter()
+        answer = self.link.transceive(apdu)
+        self.exchanges.append(Exchange(apdu, answer, time.perf_counter() - started))
+        return answer
+
+    def deactivate(self) -> None:
+        """End the tap; the trace stays."""
+        self.link.deactivate()
+
+    def close(self) -> None:
+        """Close the link within."""
+        self.link.close()

@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""One way to describe a wire structure: a frozen value class beside its construct layout, strict in both directions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import date, time
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from construct import Adapter, Bytes, Construct, ConstructError
+
+from protocol.errors import DecodeError
+
+if TYPE_CHECKING:
+    AnyAdapter = Adapter[Any, Any, Any, Any]
+else:  # construct's own classes take no type arguments at run time
+    AnyAdapter = Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A message: `encode` builds it and `decode` accepts exactly the bytes that `encode` would have made."""
+
+    LAYOUT: ClassVar[Construct[Any, Any]]
+
+    def encode(self) -> bytes:
+        """Return the bytes of this value."""
+        return self.LAYOUT.build({field.name: getattr(self, field.name) for field in fields(self)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Return the value of `data`; DecodeError names the field where anything but one exact encoding was found."""
+        try:
+            parsed = cls.LAYOUT.parse(data)
+            value = cls(**{field.name: parsed[field.name] for field in fields(cls)})
+        except ConstructError as error:
+            raise DecodeError(cls.__name__, _field_of(error), _reason(error)) from None
+        except (ValueError, TypeError) as error:
+            raise DecodeError(cls.__name__, "", str(error)) from None
+        if value.encode() != data:
+            raise DecodeError(cls.__name__, "", "not in its one canonical form")
+        return value
+
+
+def _field_of(error: ConstructError) -> str:
+    path = str(getattr(error, "path", "") or "")
+    names = [part for part in path.replace("(parsing)", "").split(" -> ") if part.strip()]
+    return ".".join(name.strip() for name in names)
+
+
+def _reason(error: ConstructError) -> str:
+    # construct quotes the offending bytes in some messages; bytes of a message never belong in an error.
+    return {
+        "StreamError": "too short",
+        "TerminatedError": "bytes after the end",
+        "ConstError": "not the value that stands here",
+        "MappingError": "unknown value",
+    }.get(type(error).__name__, "malformed")
+
+
+class Nested(AnyAdapter):
+    """A Wire value inside another one."""
+
+    def __init__(self, kind: type[Wire]) -> None:
+        """Describe a field that holds one `kind`."""
+        super().__init__(kind.LAYOUT)
+        self._kind = kind
+
+    def _decode(self, obj: Any, context: Any, path: Any) -> Wire:
+        return self._kind(**{field.name: obj[field.name] for field in fields(self._kind)})
+
+    def _encode(self, obj: Any, context: Any, path: Any) -> dict[str, Any]:
+        return {field.name: getattr(obj, field.name) for field in fields(obj)}
+
+
+class Coded(AnyAdapter):
+    """An enumeration on the wire; a value that is not in it is refused."""
+
+    def __init__(self, codes: type[Any], subcon: Construct[Any, Any]) -> None:
+        """Describe a field that holds a member of `codes`, carried as `subcon`."""
+        super().__init__(subcon)
+        self._codes = codes
+
+    def _decode(self, obj: Any, context: Any, path: Any) -> Any:
+        return self._codes(obj)
+
+    def _encode(self, obj: Any, context: Any, path: Any) -> Any:
+        return obj.value
+
+
+class Digits(AnyAdapter):
+    """Decimal digits two to a byte, EMV Book 3 §4.3 format n, as a string of fixed length."""
+
+    def __init__(self, digits: int) -> None:
+        """Describe a field of `digits` decimal digits (even)."""
+        super().__init__(Bytes(digits // 2))
+        self._digits = digits
+
+    def _decode(self, obj: bytes, context: Any, path: Any) -> str:
+        text = obj.hex()
+        if not text.isdecimal():
+            raise ValueError("not decimal digits")
+        return text
+
+    def _encode(self, obj: str, context: Any, path: Any) -> bytes:
+        return bytes.fromhex(obj.rjust(self._digits, "0"))
+
+
+class NumericInt(Digits):
+    """A whole number in format n."""
+
+    def _decode(self, obj: bytes, context: Any, path: Any) -> int:  # type: ignore[override]
+        return int(super()._decode(obj, context, path))
+
+    def _encode(self, obj: int, context: Any, path: Any) -> bytes:  # type: ignore[override]
+        if not 0 <= obj < 10**self._digits:
+            raise ValueError(f"{obj} does not fit {self._digits} digits")
+        return super()._encode(str(obj), context, path)
+
+
+class NumericDate(Digits):
+    """A date in format n: YYMMDD (EMV tag 9A) or YYYYMMDD (GlobalPlatform tags 5F24, 5F25)."""
+
+    def _decode(self, obj: bytes, context: Any, path: Any) -> date:  # type: ignore[override]
+        text = super()._decode(obj, context, path)
+        year = int(text[:-4]) + (2000 if self._digits == 6 else 0)
+        return date(year, int(text[-4:-2]), int(text[-2:]))
+
+    def _encode(self, obj: date, context: Any, path: Any) -> bytes:  # type: ignore[override]
+        if self._digits == 6 and not 2000 <= obj.year <= 2099:
+            raise ValueError("a two-digit year stands for 2000 to 2099")
+        return super()._encode(obj.strftime("%Y%m%d")[-self._digits :], context, path)
+
+
+class NumericTime(Digits):
+    """A time of day in format n, HHMMSS (EMV tag 9F21)."""
+
+    def __init__(self) -> None:
+        """Describe a field of six digits."""
+        super().__init__(6)
+
+    def _decode(self, obj: bytes, context: Any, path: Any) -> time:  # type: ignore[override]
+        text = super()._decode(obj, context, path)
+        return time(int(text[:2]), int(text[2:4]), int(text[4:]))
+
+    def _encode(self, obj: time, context: Any, path: Any) -> bytes:  # type: ignore[override]
+        return super()._encode(obj.strftime("%H%M%S"), context, path)
