@@ -60,8 +60,11 @@ class CardNumberField(AnyAdapter):
         return obj.digits
 
 
-class _SecretBytes(AnyAdapter):
+class SecretField(AnyAdapter):
+    """Bytes of a fixed length that must not be shown."""
+
     def __init__(self, length: int) -> None:
+        """Describe a field of `length` bytes."""
         super().__init__(Bytes(length))
 
     def _decode(self, obj: bytes, context: Any, path: Any) -> Secret:
@@ -122,7 +125,7 @@ class CardPlaintext(Wire):
         "number" / CardNumberField(),
         "currency" / NumericInt(4),
         "counter" / Int16ub,
-        "secret" / _SecretBytes(SECRET_LENGTH),
+        "secret" / SecretField(SECRET_LENGTH),
         "open_id" / Bytes(TRANSACTION_ID_LENGTH),
     )
 

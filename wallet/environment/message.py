@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The Message: the fixed-size trigger that crosses between the worlds. It carries no data, only where the data is.
+
+One seqpacket socket joins the two processes, so a Message arrives whole or not at all; each answer repeats the sequence
+number of its request. Payloads lie in shared memory (shared_memory.py). Project-defined, in GlobalPlatform's vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar
+
+from construct import Byte, Const, Construct, Int16ub, Int32ub, Padding, Struct, Terminated
+
+from protocol.errors import DecodeError
+from protocol.wire import Coded, Wire
+
+MESSAGE_LENGTH = 32
+
+
+class Kind(IntEnum):
+    """What a Message asks for, or that it is the answer."""
+
+    OPEN_SESSION = 1
+    INVOKE_COMMAND = 2
+    CLOSE_SESSION = 3
+    ANSWER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Wire):
+    """One trigger. `length` is that of the payload in shared memory; `result` and `origin` matter in answers only."""
+
+    kind: Kind
+    sequence: int
+    session: int = 0
+    command: int = 0
+    result: int = 0
+    origin: int = 0
+    length: int = 0
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        Const(b"TEEM"),
+        "kind" / Coded(Kind, Byte),
+        "origin" / Byte,
+        "session" / Int16ub,
+        "sequence" / Int32ub,
+        "command" / Int32ub,
+        "result" / Int32ub,
+        "length" / Int32ub,
+        Padding(8),
+        Terminated,
+    )
+
+
+def send(descriptor: int, message: Message) -> None:
+    """Send one Message; OSError when the other world is gone."""
+    os.write(descriptor, message.encode())
+
+
+def receive(descriptor: int) -> Message | None:
+    """Return the next Message, None when the other world has closed; DecodeError for anything that is no Message.
+
+    Plain reads and writes, since the trusted side has no socket calls once it is locked down.
+    """
+    data = os.read(descriptor, MESSAGE_LENGTH + 1)
+    if not data:
+        return None
+    if len(data) != MESSAGE_LENGTH:
+        raise DecodeError("Message", "", "not of the one size that Messages have")
+    return Message.decode(data)

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The TEE process: reads its root key, opens its storage, uses everything once, locks itself down, and serves."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from protocol.errors import TapLabError
+from protocol.labels import Label, labelled
+from protocol.secret import Secret
+from wallet.environment.lockdown import Lockdown, lock_down
+from wallet.environment.shared_memory import SharedMemory
+from wallet.tee import warm_up
+from wallet.tee.freshness import FreshnessCounter
+from wallet.tee.internal_api import InternalApi, refuse_start
+from wallet.tee.payment_ta import PaymentApplication
+from wallet.tee.storage import FILE_NAME, SealedStorage
+from wallet.tee.trusted_ui import TrustedUi, open_ui
+
+ROOT_KEY_FILE = "root.key"
+LOCK_FILE = "lock"
+_ROOT_KEY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The command line of this process."""
+
+    device: Path
+    storage: Path
+    channel: int
+    memory: int
+    trusted_ui: str
+    require_sandbox: bool
+
+
+def _parse() -> Arguments:
+    parser = argparse.ArgumentParser(
+        prog="python -m wallet.tee",
+        description="The trusted world of a TapLab wallet. It is started by tap-wallet, never by hand.",
+    )
+    parser.add_argument("--device", type=Path, required=True, help="folder of the device root key")
+    parser.add_argument("--storage", type=Path, required=True, help="folder of the sealed storage")
+    parser.add_argument("--channel", type=int, required=True, help="descriptor of the Message socket")
+    parser.add_argument("--memory", type=int, required=True, help="descriptor of the shared memory")
+    parser.add_argument("--trusted-ui", default="", help="scripted:FILE, or nothing")
+    parser.add_argument("--require-sandbox", action="store_true", help="refuse to serve without every protection")
+    return Arguments(**vars(parser.parse_args()))
+
+
+def main() -> None:
+    """Serve the other world until it closes."""
+    arguments = _parse()
+    memory = SharedMemory(arguments.memory)
+    try:
+        api = _prepare(arguments, memory)
+    except (TapLabError, OSError) as error:
+        refuse_start(arguments.channel, memory, str(error))
+        return
+    api.serve()
+
+
+def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
+    storage_folder = arguments.storage
+    lock = _take_lock(storage_folder)
+    root = _root_key(arguments.device, storage_folder)
+    ui: TrustedUi = open_ui(arguments.trusted_ui)
+    counter = FreshnessCounter(storage_folder, _derive(root, Label.COUNTER_KEY))
+    storage = SealedStorage(storage_folder, _derive(root, Label.STORAGE_KEY), counter)
+    warm_up.use_everything_once()
+    kept = (arguments.channel, lock, *counter.descriptors, *storage.descriptors, *ui.descriptors)
+    lockdown = lock_down(storage_folder, kept)
+    _require(lockdown, required=arguments.require_sandbox)
+    return InternalApi(arguments.channel, memory, PaymentApplication(storage, ui, lockdown))
+
+
+def _require(lockdown: Lockdown, *, required: bool) -> None:
+    if required and not lockdown.complete:
+        raise TapLabError(f"the TEE refuses to start without its sandbox: {'; '.join(lockdown.missing)}")
+
+
+def _take_lock(folder: Path) -> int:
+    """Hold the storage folder for this process alone; the lock goes with the process."""
+    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TapLabError(
+            f"another wallet process is using {folder.parent}; stop it first, or use another --home"
+        ) from None
+    return lock
+
+
+def _root_key(device: Path, storage: Path) -> Secret:
+    """Return the key that hardware would have fused in; made when the wallet has no storage yet."""
+    path = device / ROOT_KEY_FILE
+    if path.exists():
+        key = Secret(path.read_bytes())
+        if len(key) != _ROOT_KEY_BYTES:
+            raise TapLabError(f"{path} does not hold a key of {_ROOT_KEY_BYTES} bytes; restore it from where it came")
+        return key
+    if (storage / FILE_NAME).exists():
+        raise TapLabError(f"{path} is missing, and the storage cannot be read without it; put it back")
+    key = Secret(os.urandom(_ROOT_KEY_BYTES))
+    temporary = path.with_suffix(".new")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)
+    directory = os.open(device, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(directory)
+    os.close(directory)
+    return key
+
+
+def _derive(root: Secret, label: Label) -> Secret:
+    return Secret(HKDFExpand(SHA256(), 32, labelled(label)).derive(root))
+
+
+if __name__ == "__main__":
+    main()

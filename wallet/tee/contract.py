@@ -1,0 +1,256 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""What both worlds know of each other: GlobalPlatform's vocabulary, the command ids, and what each command carries.
+
+Results and origins are those of the GlobalPlatform TEE Client API §4.4.2 and §4.4.3; commands and parameters are
+project-defined. There is no command that returns a key, a channel secret or an unmasked card number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, ClassVar
+
+from construct import (
+    Byte,
+    Bytes,
+    Construct,
+    Flag,
+    GreedyBytes,
+    Int16ub,
+    Int32ub,
+    Int64ub,
+    PascalString,
+    Prefixed,
+    PrefixedArray,
+    Struct,
+    Terminated,
+)
+
+from protocol.apdu import Command
+from protocol.errors import TapLabError
+from protocol.messages import CHALLENGE_LENGTH, Result
+from protocol.wire import Coded, Nested, Wire
+
+
+class TeeResult(IntEnum):
+    """Outcome of a session or command."""
+
+    SUCCESS = 0x00000000
+    GENERIC = 0xFFFF0000
+    ACCESS_DENIED = 0xFFFF0001
+    BAD_FORMAT = 0xFFFF0005
+    BAD_PARAMETERS = 0xFFFF0006
+    BAD_STATE = 0xFFFF0007
+    ITEM_NOT_FOUND = 0xFFFF0008
+    NOT_SUPPORTED = 0xFFFF000A
+    COMMUNICATION = 0xFFFF000E
+    SECURITY = 0xFFFF000F
+    TARGET_DEAD = 0xFFFF3024
+    STORAGE_NO_SPACE = 0xFFFF3041
+
+
+class Origin(IntEnum):
+    """Which layer a result comes from."""
+
+    API = 1
+    COMMS = 2
+    TEE = 3
+    TRUSTED_APP = 4
+
+
+class TeeError(TapLabError):
+    """A result other than SUCCESS, with its origin; the text is one sentence from the trusted application."""
+
+    def __init__(self, result: TeeResult, origin: Origin, sentence: str) -> None:
+        """Keep result and origin, so that a caller can choose by them."""
+        super().__init__(sentence)
+        self.result = result
+        self.origin = origin
+
+
+class CommandId(IntEnum):
+    """Commands of the payment application."""
+
+    BEGIN_TAP = 1
+    GET_VIRTUAL_CARD = 2
+    CHANNEL = 3
+    END_TAP = 4
+    ASK_CONSENT = 5
+    SHOW = 10
+    REPORT = 11
+    PIN_ANCHORS = 20
+    APPLY = 21
+    INSTALL = 22
+    REQUEST_LOAD = 23
+    LOAD = 24
+    OBEY_LIST = 25
+
+
+def _layout(*parts: Any) -> Construct[Any, Any]:
+    return Struct(*parts, Terminated)
+
+
+@dataclass(frozen=True, slots=True)
+class BegunTap(Wire):
+    """BEGIN_TAP answers: the nonce of this tap; whether payment is locked."""
+
+    nonce: bytes
+    locked: bool
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("nonce" / Bytes(CHALLENGE_LENGTH), "locked" / Flag)
+
+
+@dataclass(frozen=True, slots=True)
+class CardRequest(Wire):
+    """GET_VIRTUAL_CARD takes: the transcript before the command, and the command as it came. Answers: VirtualCard."""
+
+    prefix: bytes
+    p1: int
+    p2: int
+    data: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+        "prefix" / Prefixed(Int32ub, GreedyBytes), "p1" / Byte, "p2" / Byte, "data" / GreedyBytes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelRequest(Wire):
+    """CHANNEL takes: one command of the channel as it came, chaining undone."""
+
+    header: bytes
+    data: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("header" / Bytes(4), "data" / GreedyBytes)
+
+    def command(self) -> Command:
+        """Return the command APDU."""
+        cla, ins, p1, p2 = self.header
+        return Command(cla, ins, p1, p2, self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Wire):
+    """What the client application may show of a payment: nothing here is core data."""
+
+    merchant: str
+    terminal_id: str
+    amount: int
+    currency: int
+    result: Result
+    balance: int
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "merchant" / PascalString(Byte, "ascii"),
+        "terminal_id" / PascalString(Byte, "ascii"),
+        "amount" / Int64ub,
+        "currency" / Int16ub,
+        "result" / Coded(Result, Byte),
+        "balance" / Int64ub,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelAnswer(Wire):
+    """CHANNEL answers: what may be shown, and the encrypted body for the terminal."""
+
+    shown: Shown
+    body: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("shown" / Nested(Shown), "body" / GreedyBytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Consent(Wire):
+    """ASK_CONSENT answers: whether the user agreed on the trusted UI to the payment that was too large to go through."""
+
+    granted: bool
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("granted" / Flag)
+
+
+@dataclass(frozen=True, slots=True)
+class WalletView(Wire):
+    """SHOW and LOAD answer: what the client application keeps a copy of. `masked_number` is that of the next card."""
+
+    device: bytes
+    currency: int
+    balance: int
+    loads: int
+    masked_number: str
+    cards_left: int
+    no_pin_limit: int
+    locked: bool
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+        "device" / Prefixed(Byte, GreedyBytes),
+        "currency" / Int16ub,
+        "balance" / Int64ub,
+        "loads" / Int32ub,
+        "masked_number" / PascalString(Byte, "utf8"),
+        "cards_left" / Int16ub,
+        "no_pin_limit" / Int64ub,
+        "locked" / Flag,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Wire):
+    """REPORT answers: what locks the process down, what is missing, and how often it did what costs time."""
+
+    landlock_abi: int
+    seccomp: bool
+    missing: tuple[str, ...]
+    operations: tuple[int, ...]
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+        "landlock_abi" / Byte,
+        "seccomp" / Flag,
+        "missing" / PrefixedArray(Byte, PascalString(Int16ub, "utf8")),
+        "operations" / PrefixedArray(Byte, Int32ub),
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "missing", tuple(self.missing))
+        object.__setattr__(self, "operations", tuple(self.operations))
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyRequest(Wire):
+    """APPLY takes: purse currency and how many cards. Answers: an issuing.Application."""
+
+    currency: int
+    count: int
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("currency" / Int16ub, "count" / Byte)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation(Wire):
+    """INSTALL takes: the application and the issuer's answer to it, as messages."""
+
+    application: bytes
+    issuance: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+        "application" / Prefixed(Int32ub, GreedyBytes), "issuance" / Prefixed(Int32ub, GreedyBytes)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOrder(Wire):
+    """REQUEST_LOAD takes: how much of the purse currency. Answers: an issuing.LoadRequest."""
+
+    amount: int
+    currency: int
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("amount" / Int64ub, "currency" / Int16ub)
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing(Wire):
+    """No parameters, or no answer."""
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = _layout()

@@ -1,0 +1,162 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The payment application of the trusted world: one handler for each command of the contract, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from protocol import tally
+from protocol.issuing import Anchors, Application, BlockList, Issuance, Voucher, decode_message, encode_message
+from protocol.wire import Wire
+from wallet.environment.lockdown import Lockdown
+from wallet.tee.consent import Consents
+from wallet.tee.contract import (
+    ApplyRequest,
+    BegunTap,
+    CardRequest,
+    ChannelAnswer,
+    ChannelRequest,
+    CommandId,
+    Consent,
+    Installation,
+    LoadOrder,
+    Nothing,
+    Origin,
+    Report,
+    TeeError,
+    TeeResult,
+    WalletView,
+)
+from wallet.tee.storage import SealedStorage
+from wallet.tee.tap import Tap
+from wallet.tee.transactions import TransactionBook
+from wallet.tee.trusted_ui import TrustedUi
+from wallet.tee.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What a command takes, and who handles it."""
+
+    takes: type[Wire]
+    handle: Callable[..., bytes]
+
+
+class PaymentApplication:
+    """Entry points in GlobalPlatform's sense (TEE Internal Core API §4.3): open, invoke, close."""
+
+    def __init__(self, storage: SealedStorage, ui: TrustedUi, lockdown: Lockdown) -> None:
+        """Work on `storage`; `lockdown` is what holds this process."""
+        self._vault = Vault(storage)
+        self._book = TransactionBook(storage)
+        self._consents = Consents(ui)
+        self._lockdown = lockdown
+        self._tap: Tap | None = None
+        self._entries = {
+            CommandId.BEGIN_TAP: _Entry(Nothing, self._begin_tap),
+            CommandId.GET_VIRTUAL_CARD: _Entry(CardRequest, self._get_virtual_card),
+            CommandId.CHANNEL: _Entry(ChannelRequest, self._channel),
+            CommandId.END_TAP: _Entry(Nothing, self._end_tap),
+            CommandId.ASK_CONSENT: _Entry(Nothing, self._ask_consent),
+            CommandId.SHOW: _Entry(Nothing, self._show),
+            CommandId.REPORT: _Entry(Nothing, self._report),
+            CommandId.PIN_ANCHORS: _Entry(Anchors, self._pin_anchors),
+            CommandId.APPLY: _Entry(ApplyRequest, self._apply),
+            CommandId.INSTALL: _Entry(Installation, self._install),
+            CommandId.REQUEST_LOAD: _Entry(LoadOrder, self._request_load),
+            CommandId.LOAD: _Entry(Voucher, self._load),
+            CommandId.OBEY_LIST: _Entry(BlockList, self._obey_list),
+        }
+
+    def invoke(self, command: int, parameters: bytes) -> bytes:
+        """Check the shape of the parameters, then run the command."""
+        entry = self._entries.get(CommandId(command)) if command in set(CommandId) else None
+        if entry is None:
+            raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "the payment application has no such command")
+        return entry.handle(entry.takes.decode(parameters))
+
+    def close(self) -> None:
+        """End the tap, if there is one."""
+        self._tap = None
+
+    # --- a tap
+
+    def _begin_tap(self, _: Nothing) -> bytes:
+        self._tap = Tap(self._vault, self._book, self._consents)
+        return BegunTap(self._tap.nonce, self._vault.is_locked).encode()
+
+    def _get_virtual_card(self, request: CardRequest) -> bytes:
+        return self._current_tap().get_virtual_card(request)
+
+    def _channel(self, request: ChannelRequest) -> bytes:
+        shown, body = self._current_tap().channel(request.command())
+        return ChannelAnswer(shown, body).encode()
+
+    def _current_tap(self) -> Tap:
+        if self._vault.is_locked:
+            raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "payment is locked: the storage was put back")
+        if self._tap is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "no tap has begun")
+        return self._tap
+
+    def _end_tap(self, _: Nothing) -> bytes:
+        self._tap = None
+        return b""
+
+    def _ask_consent(self, _: Nothing) -> bytes:
+        return Consent(self._consents.ask()).encode()
+
+    # --- what the other world may see
+
+    def _show(self, _: Nothing) -> bytes:
+        return self._view().encode()
+
+    def _view(self) -> WalletView:
+        purse, usable = self._vault.purse, self._vault.usable_credentials()
+        return WalletView(
+            self._vault.device_id,
+            purse.currency,
+            purse.balance,
+            purse.loads,
+            usable[0].number.masked if usable else "",
+            len(usable),
+            purse.no_pin_limit,
+            self._vault.is_locked,
+        )
+
+    def _report(self, _: Nothing) -> bytes:
+        done = tally.snapshot()
+        lockdown = self._lockdown
+        counts = tuple(done[operation] for operation in tally.Operation)
+        return Report(lockdown.landlock_abi, lockdown.seccomp, lockdown.missing, counts).encode()
+
+    # --- provisioning
+
+    def _pin_anchors(self, anchors: Anchors) -> bytes:
+        self._vault.pin_anchors(anchors)
+        return b""
+
+    def _apply(self, request: ApplyRequest) -> bytes:
+        locked_down = self._lockdown.complete
+        return encode_message(self._vault.apply(request.currency, request.count, locked_down=locked_down))
+
+    def _install(self, installation: Installation) -> bytes:
+        application = decode_message(installation.application)
+        issuance = decode_message(installation.issuance)
+        if not isinstance(application, Application) or not isinstance(issuance, Issuance):
+            raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "this is no application and its answer")
+        self._vault.install(application, issuance)
+        return self._view().encode()
+
+    def _request_load(self, order: LoadOrder) -> bytes:
+        return encode_message(self._vault.request_load(order.amount, order.currency))
+
+    def _load(self, voucher: Voucher) -> bytes:
+        self._vault.load(voucher)
+        return self._view().encode()
+
+    def _obey_list(self, listed: BlockList) -> bytes:
+        self._vault.obey(listed)
+        return b""

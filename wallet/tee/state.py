@@ -1,0 +1,170 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""What the trusted application keeps in sealed storage, each kind under a prefix of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, ClassVar
+
+from construct import (
+    Byte,
+    Bytes,
+    Construct,
+    Flag,
+    GreedyBytes,
+    Int16ub,
+    Int32ub,
+    Int64ub,
+    Prefixed,
+    PrefixedArray,
+    Struct,
+)
+
+from protocol import signing
+from protocol.card_number import CardNumber
+from protocol.certificate import CredentialCertificate
+from protocol.messages import CardNumberField, Debit, Receipt, Result, SecretField
+from protocol.secret import Secret
+from protocol.wire import Coded, Nested, Wire
+
+PURSE = b"purse"
+DEVICE = b"device"
+ANCHORS = b"anchors"
+PENDING = b"pending"
+BLOCK_LIST = b"list"
+CREDENTIAL = b"cred/"
+TRANSACTION = b"txn/"
+
+
+@dataclass(frozen=True, slots=True)
+class Device(Wire):
+    """The device's own keys: one signs applications and loads (P-256), one opens what the issuer seals (X25519)."""
+
+    signing_scalar: Secret
+    sealing_key: Secret
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("signing_scalar" / SecretField(32), "sealing_key" / SecretField(32))
+
+
+@dataclass(frozen=True, slots=True)
+class Purse(Wire):
+    """The money. `currency` is an ISO 4217 number, amounts are minor units; `last_time` is the issuer's newest."""
+
+    currency: int
+    balance: int
+    loads: int
+    no_pin_limit: int
+    last_time: int
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "currency" / Int16ub,
+        "balance" / Int64ub,
+        "loads" / Int32ub,
+        "no_pin_limit" / Int64ub,
+        "last_time" / Int64ub,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Pending(Wire):
+    """Keys that were applied for and have no certificate yet: repeating the application is safe."""
+
+    scalars: tuple[Secret, ...]
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("scalars" / PrefixedArray(Byte, SecretField(32)))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scalars", tuple(self.scalars))
+
+
+@dataclass(frozen=True, slots=True)
+class Credential(Wire):
+    """One credential: its key, its number, its certificate; `counter` is how often it was shown."""
+
+    scalar: Secret
+    number: CardNumber
+    counter: int
+    certificate: CredentialCertificate
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "scalar" / SecretField(32),
+        "number" / CardNumberField(),
+        "counter" / Int16ub,
+        "certificate" / Nested(CredentialCertificate),
+    )
+
+    @property
+    def key(self) -> bytes:
+        """Where it is stored."""
+        return CREDENTIAL + self.certificate.serial
+
+    def shown_once_more(self) -> Credential:
+        """Return it with its counter advanced."""
+        return replace(self, counter=self.counter + 1)
+
+
+class Status(IntEnum):
+    """Where a transaction stands; it leaves OPEN once."""
+
+    OPEN = 0
+    APPROVED = 1
+    REFUSED = 2
+    CANCELLED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction(Wire):
+    """One transaction, kept by terminal certificate and id until the issuer has it.
+
+    `order` says which came first, `started` is when (seconds since 1970). `receipt` and `signature` are empty while open.
+    """
+
+    terminal_hash: bytes
+    transaction_id: bytes
+    credential_serial: bytes
+    order: int
+    started: int
+    status: Status
+    confirmed: bool
+    receipt: bytes
+    signature: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "terminal_hash" / Bytes(32),
+        "transaction_id" / Bytes(16),
+        "credential_serial" / Bytes(8),
+        "order" / Int64ub,
+        "started" / Int64ub,
+        "status" / Coded(Status, Byte),
+        "confirmed" / Flag,
+        "receipt" / Prefixed(Int16ub, GreedyBytes),
+        "signature" / Prefixed(Byte, GreedyBytes),
+    )
+
+    @property
+    def key(self) -> bytes:
+        """Where it is stored."""
+        return transaction_key(self.terminal_hash, self.transaction_id)
+
+    def settled(self, receipt: Receipt, signature: bytes) -> Transaction:
+        """Return it with its final result."""
+        status = {Result.APPROVED: Status.APPROVED, Result.CANCELLED: Status.CANCELLED}.get(
+            receipt.result, Status.REFUSED
+        )
+        return replace(self, status=status, receipt=receipt.encode(), signature=signature)
+
+    def debit(self) -> Debit | None:
+        """Return what was to be paid, None while nothing was asked."""
+        return Receipt.decode(self.receipt).debit if self.receipt else None
+
+
+def transaction_key(terminal_hash: bytes, transaction_id: bytes) -> bytes:
+    """Return the key of a transaction: an id belongs to the terminal certificate it was made with."""
+    return TRANSACTION + terminal_hash + transaction_id
+
+
+def signer(scalar: Secret) -> signing.PrivateKey:
+    """Return the signing key of a stored scalar."""
+    return signing.PrivateKey.from_scalar(scalar)

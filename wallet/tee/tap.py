@@ -1,0 +1,199 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""One tap as the trusted application sees it: a nonce, one credential, one channel, one debit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from protocol import channel
+from protocol.apdu import Command
+from protocol.certificate import TerminalCertificate
+from protocol.channel import ChannelKeys
+from protocol.commands import VERSION_1, Ins
+from protocol.envelope import SUITE_1
+from protocol.errors import Check, DecodeError, VerificationError
+from protocol.messages import (
+    CHALLENGE_LENGTH,
+    CardPlaintext,
+    Confirm,
+    Confirmed,
+    Debit,
+    DebitResult,
+    GetVirtualCard,
+    Receipt,
+    Result,
+    VirtualCard,
+    certificate_hash,
+)
+from protocol.secret import Secret
+from protocol.transcript import digests
+from wallet.tee import encryption_module, purse, signature_module
+from wallet.tee.consent import Consents
+from wallet.tee.contract import CardRequest, Origin, Shown, TeeError, TeeResult
+from wallet.tee.state import PURSE, Credential, Purse, Status, Transaction
+from wallet.tee.storage import StorageFailedError
+from wallet.tee.terminal_check import Expectation, require_proof
+from wallet.tee.transactions import TransactionBook
+from wallet.tee.vault import Vault
+
+VERSIONS = (VERSION_1,)
+SUITES = (SUITE_1,)
+
+
+@dataclass(slots=True)
+class _Session:
+    """What holds from a good GET VIRTUAL CARD to the end of the tap."""
+
+    keys: ChannelKeys
+    terminal: TerminalCertificate
+    credential: Credential
+    transaction: Transaction
+    messages: int = 0
+    debit: Debit | None = None
+    result: Result | None = None
+
+
+class Tap:
+    """The steps in their order; whatever comes out of order or fails ends the session for good."""
+
+    def __init__(self, vault: Vault, book: TransactionBook, consents: Consents) -> None:
+        """Make the nonce of this tap."""
+        self._vault = vault
+        self._book = book
+        self._consents = consents
+        self._nonce: bytes | None = os.urandom(CHALLENGE_LENGTH)
+        self._session: _Session | None = None
+
+    @property
+    def nonce(self) -> bytes:
+        """The wallet's nonce for RELAY CHECK."""
+        return self._nonce or bytes(CHALLENGE_LENGTH)
+
+    def get_virtual_card(self, request: CardRequest) -> bytes:
+        """Check the terminal, then encrypt the card, then sign the ciphertext; store before the answer leaves."""
+        nonce, self._nonce = self._nonce, None
+        if nonce is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the nonce of this tap is used up")
+        hello, t2 = self._check_terminal(request, nonce)
+        terminal_hash = certificate_hash(hello.certificate)
+        if not self._book.may_read(terminal_hash, self._vault.now()):
+            raise TeeError(
+                TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "terminal read too many cards without a payment"
+            )
+        credential = self._vault.next_credential().shown_once_more()
+        secret = Secret(os.urandom(channel.SECRET_LENGTH))
+        card = CardPlaintext(
+            credential.number,
+            self._vault.purse.currency,
+            credential.counter,
+            secret,
+            self._book.oldest_unconfirmed(terminal_hash),
+        )
+        sealed = encryption_module.encrypt_card(card, hello.tap_key, t2)
+        signature = signature_module.sign_card(credential, sealed, t2)
+        keys = channel.derive(secret, t2, sealed, credential.certificate.encode())
+        serial = credential.certificate.serial
+        transaction = self._book.begin(terminal_hash, keys.transaction_id, serial, self._vault.now())
+        self._book.commit(transaction, {credential.key: credential.encode()})
+        self._vault.mark_shown(credential)
+        self._session = _Session(keys, hello.certificate, credential, transaction)
+        return VirtualCard(sealed, signature, credential.certificate).encode()
+
+    def _check_terminal(self, request: CardRequest, nonce: bytes) -> tuple[GetVirtualCard, bytes]:
+        command = Command(0x80, Ins.GET_VIRTUAL_CARD, request.p1, request.p2, request.data)
+        if request.p1 not in VERSIONS or request.p2 not in SUITES:
+            raise VerificationError(Check.TRANSCRIPT)
+        try:
+            hello = GetVirtualCard.decode(request.data)
+        except DecodeError:
+            raise VerificationError(Check.CERTIFICATE_FORMAT) from None
+        both = digests(request.prefix, command)
+        today = datetime.fromtimestamp(self._vault.now(), UTC).date()
+        expected = Expectation(self._vault.acquirer, today, self._vault.blocked_terminals, nonce, VERSIONS, SUITES)
+        require_proof(hello, both, request.prefix, expected)
+        return hello, both.t2
+
+    def channel(self, command: Command) -> tuple[Shown, bytes]:
+        """Answer one command of the channel; any failure ends the session."""
+        session, self._session = self._session, None
+        if session is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "there is no channel")
+        plaintext = channel.open_command(session.keys, session.messages, command)
+        if command.ins == Ins.DEBIT:
+            answer = self._debit(session, Debit.decode(plaintext)).encode()
+        elif command.ins == Ins.CONFIRM:
+            answer = self._confirm(session, Confirm.decode(plaintext)).encode()
+        else:
+            raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "no such command in the channel")
+        body = channel.seal_response(session.keys, session.messages, command.ins, answer)
+        session.messages += 1
+        self._session = session
+        return self._shown(session), body
+
+    def _debit(self, session: _Session, debit: Debit) -> DebitResult:
+        if session.debit is None:
+            self._settle(session, debit)
+        elif session.debit != debit:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "a tap pays once")
+        if session.result is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the transaction has no result")
+        return DebitResult(session.result, session.transaction.signature)
+
+    def _settle(self, session: _Session, debit: Debit) -> None:
+        terminal, now = session.terminal, self._vault.purse
+        consented = self._consents.covers(terminal, debit)
+        result = purse.judge(debit, now, terminal, session.credential.certificate, consented=consented)
+        session.debit = debit
+        paid = replace(now, balance=now.balance - debit.amount) if result is Result.APPROVED else now
+        try:
+            self._finish(session, debit, result, paid)
+        except StorageFailedError:
+            self._finish_unstored(session, debit)
+            return
+        if result is Result.APPROVED:
+            self._consents.use(terminal, debit)
+        elif result is Result.SEE_PHONE:
+            self._consents.want(terminal, debit)
+
+    def _finish(self, session: _Session, debit: Debit, result: Result, paid: Purse) -> None:
+        settled = self._signed(session, debit, result)
+        self._book.commit(settled, {PURSE: paid.encode()})
+        session.transaction, session.result = settled, result
+
+    def _finish_unstored(self, session: _Session, debit: Debit) -> None:
+        """Say that nothing was deducted: on disk the transaction stays open, and only this session could pay it."""
+        session.transaction = self._signed(session, debit, Result.STORAGE_FAILURE)
+        session.result = Result.STORAGE_FAILURE
+
+    def _signed(self, session: _Session, debit: Debit, result: Result) -> Transaction:
+        receipt = Receipt(
+            VERSION_1,
+            SUITE_1,
+            certificate_hash(session.credential.certificate),
+            session.transaction.terminal_hash,
+            session.credential.counter,
+            session.transaction.transaction_id,
+            debit,
+            result,
+        )
+        return session.transaction.settled(receipt, signature_module.sign_receipt(session.credential, receipt))
+
+    def _confirm(self, session: _Session, confirm: Confirm) -> Confirmed:
+        if confirm.transaction_id or session.transaction.status is Status.OPEN:
+            raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "there is nothing to confirm")
+        self._book.confirm(session.transaction)
+        return Confirmed(self._book.oldest_unconfirmed(session.transaction.terminal_hash))
+
+    def _shown(self, session: _Session) -> Shown:
+        debit = session.debit
+        return Shown(
+            session.terminal.merchant.name,
+            session.terminal.terminal_id,
+            debit.amount if debit else 0,
+            debit.currency if debit else self._vault.purse.currency,
+            session.result if session.result is not None else Result.CANCELLED,
+            self._vault.purse.balance,
+        )

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The transactions that this wallet knows of, by terminal certificate: what is open, what is not confirmed yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from protocol.messages import NOTHING_OPEN
+from wallet.tee.state import TRANSACTION, Status, Transaction
+from wallet.tee.storage import Changes, SealedStorage
+
+READS_ALLOWED = 3
+READS_SECONDS = 600
+
+
+class TransactionBook:
+    """An index over the transactions in storage; storage stays the only truth."""
+
+    def __init__(self, storage: SealedStorage) -> None:
+        """Read the index from storage."""
+        self._storage = storage
+        self._unconfirmed: dict[bytes, dict[bytes, Transaction]] = {}
+        self._next_order = 0
+        for _, value in storage.items(TRANSACTION):
+            self._index(Transaction.decode(value))
+
+    def _index(self, transaction: Transaction) -> None:
+        self._next_order = max(self._next_order, transaction.order + 1)
+        mine = self._unconfirmed.setdefault(transaction.terminal_hash, {})
+        if transaction.confirmed:
+            mine.pop(transaction.transaction_id, None)
+        else:
+            mine[transaction.transaction_id] = transaction
+        if not mine:
+            del self._unconfirmed[transaction.terminal_hash]
+
+    def begin(self, terminal_hash: bytes, transaction_id: bytes, serial: bytes, now: int) -> Transaction:
+        """Return a new open transaction; nothing is stored yet."""
+        return Transaction(terminal_hash, transaction_id, serial, self._next_order, now, Status.OPEN, False, b"", b"")
+
+    def commit(self, transaction: Transaction, changes: Changes) -> None:
+        """Put a transaction on disk together with what changes with it."""
+        self._storage.commit({transaction.key: transaction.encode(), **changes})
+        self._index(transaction)
+
+    def confirm(self, transaction: Transaction) -> None:
+        """Note that the terminal has the result. What deducted nothing is not needed any longer."""
+        confirmed = replace(transaction, confirmed=True)
+        keep = transaction.status is Status.APPROVED
+        self._storage.note({transaction.key: confirmed.encode() if keep else None})
+        self._index(confirmed)
+
+    def oldest_unconfirmed(self, terminal_hash: bytes) -> bytes:
+        """Return the id to be settled next with this terminal, approved ones first; zeros when there is none."""
+        mine = self._unconfirmed.get(terminal_hash, {}).values()
+        first = min(mine, key=lambda one: (one.status is not Status.APPROVED, one.order), default=None)
+        return first.transaction_id if first else NOTHING_OPEN
+
+    def may_read(self, terminal_hash: bytes, now: int) -> bool:
+        """Tell whether a terminal may see one more credential: three in ten minutes that were not asked to pay."""
+        mine = self._unconfirmed.get(terminal_hash, {}).values()
+        recent = [one for one in mine if one.status is Status.OPEN and now - one.started < READS_SECONDS]
+        return len(recent) < READS_ALLOWED

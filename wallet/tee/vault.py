@@ -1,0 +1,262 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""What the trusted application owns: keys, credentials, purse and lists, and how they get there.
+
+Provisioning can be torn anywhere and repeated: keys that were applied for are kept until their certificates arrive,
+and the issuer answers a repeated request alike.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from protocol import envelope, signing
+from protocol.certificate import Authority, CredentialCertificate, Usage, failed_checks
+from protocol.errors import Check, VerificationError
+from protocol.issuing import (
+    Anchors,
+    Application,
+    BlockList,
+    Issuance,
+    IssuedNumbers,
+    LoadRequest,
+    Voucher,
+    device_id,
+)
+from protocol.money import MAX_MINOR, Currency
+from protocol.secret import Secret
+from protocol.wire import Wire
+from wallet.tee.contract import Origin, TeeError, TeeResult
+from wallet.tee.state import (
+    ANCHORS,
+    BLOCK_LIST,
+    CREDENTIAL,
+    DEVICE,
+    PENDING,
+    PURSE,
+    Credential,
+    Device,
+    Pending,
+    Purse,
+    signer,
+)
+from wallet.tee.storage import SealedStorage
+
+DEFAULT_NO_PIN_LIMIT = 50  # in major units of the purse currency
+_EMPTY_LIST = BlockList(0, (), (), bytes(signing.SIGNATURE_LENGTH))
+_EMPTY_PURSE = Purse(currency=0, balance=0, loads=0, no_pin_limit=0, last_time=0)
+
+AnyWire = TypeVar("AnyWire", bound=Wire)
+
+
+class Vault:
+    """Reads from and writes to sealed storage; the objects it hands out are frozen values."""
+
+    def __init__(self, storage: SealedStorage) -> None:
+        """Use `storage`; nothing is written before something is provisioned."""
+        self._storage = storage
+        self._unshown: dict[bytes, Credential] | None = None
+        self._decoded: dict[bytes, tuple[bytes, Wire]] = {}
+
+    def _read(self, key: bytes, kind: type[AnyWire]) -> AnyWire | None:
+        """Return a stored value, decoded once for as long as it does not change."""
+        stored = self._storage.get(key)
+        if stored is None:
+            return None
+        encoded, value = self._decoded.get(key, (b"", None))
+        if encoded is not stored or not isinstance(value, kind):
+            value = kind.decode(stored)
+            self._decoded[key] = (stored, value)
+        return value
+
+    # --- what is there
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether payment is locked, since storage or counter were put back."""
+        return self._storage.is_stale
+
+    @property
+    def purse(self) -> Purse:
+        """The money; an empty purse of no currency before the first application."""
+        return self._read(PURSE, Purse) or _EMPTY_PURSE
+
+    @property
+    def anchors(self) -> Anchors:
+        """The trust anchors; BAD_STATE before they are pinned."""
+        anchors = self._read(ANCHORS, Anchors)
+        if anchors is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the wallet has no issuer yet: tap-wallet apply")
+        return anchors
+
+    @property
+    def acquirer(self) -> Authority:
+        """Who certifies terminals."""
+        return Authority(self.anchors.acquirer_id, self.anchors.acquirer_key)
+
+    @property
+    def blocked_terminals(self) -> frozenset[bytes]:
+        """Serials of terminal certificates that are not to be trusted."""
+        return frozenset(self._block_list.terminals)
+
+    @property
+    def _block_list(self) -> BlockList:
+        return self._read(BLOCK_LIST, BlockList) or _EMPTY_LIST
+
+    def now(self) -> int:
+        """Seconds since 1970, never before the newest time that the issuer has signed."""
+        return max(int(time.time()), self.purse.last_time)
+
+    @property
+    def device(self) -> Device:
+        """The device's keys, made and stored at first use."""
+        if stored := self._read(DEVICE, Device):
+            return stored
+        sealing = X25519PrivateKey.generate().private_bytes_raw()
+        device = Device(signing.PrivateKey.generate().scalar(), Secret(sealing))
+        self._storage.commit({DEVICE: device.encode()})
+        return device
+
+    @property
+    def device_id(self) -> bytes:
+        """The eight bytes by which the issuer knows this wallet; empty before the first application."""
+        stored = self._read(DEVICE, Device)
+        return device_id(signer(stored.signing_scalar).public) if stored else b""
+
+    def usable_credentials(self) -> list[Credential]:
+        """Return the credentials that were never shown, are valid today and are not blocked, oldest first."""
+        if self._unshown is None:
+            stored = (Credential.decode(value) for _, value in self._storage.items(CREDENTIAL))
+            self._unshown = {one.key: one for one in stored if one.counter == 0}
+        today = datetime.fromtimestamp(self.now(), UTC).date()
+        blocked = self._block_list.numbers
+        return [one for one in self._unshown.values() if _is_valid(one, today) and one.number not in blocked]
+
+    def mark_shown(self, credential: Credential) -> None:
+        """Forget a credential that storage holds as shown: it is spent."""
+        if self._unshown is not None:
+            self._unshown.pop(credential.key, None)
+
+    def next_credential(self) -> Credential:
+        """Return the credential for this tap; ITEM_NOT_FOUND when there is none left."""
+        usable = self.usable_credentials()
+        if not usable:
+            raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "no virtual card left: tap-wallet apply")
+        return usable[0]
+
+    # --- how it gets there
+
+    def pin_anchors(self, anchors: Anchors) -> None:
+        """Trust these authorities from now on, and never others."""
+        stored = self._storage.get(ANCHORS)
+        if stored is None:
+            self._storage.commit({ANCHORS: anchors.encode()})
+        elif stored != anchors.encode():
+            raise TeeError(
+                TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "this wallet belongs to another issuer; use another --home"
+            )
+
+    def apply(self, currency: int, count: int, *, locked_down: bool) -> Application:
+        """Return a signed application for `count` credentials; keys that are pending already are applied for first."""
+        if self.purse.currency not in (0, currency):
+            raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "the purse is in another currency already")
+        device = self.device
+        pending = self._read(PENDING, Pending)
+        if pending is None:
+            pending = Pending(tuple(signing.PrivateKey.generate().scalar() for _ in range(count)))
+            self._storage.commit({PENDING: pending.encode()})
+        return self._application(device, pending, currency, locked_down=locked_down)
+
+    def _application(self, device: Device, pending: Pending, currency: int, *, locked_down: bool) -> Application:
+        sealing = X25519PrivateKey.from_private_bytes(device.sealing_key).public_key()
+        unsigned = Application(
+            signer(device.signing_scalar).public,
+            sealing.public_bytes(Encoding.Raw, PublicFormat.Raw),
+            currency,
+            int(locked_down),
+            tuple(signer(scalar).public for scalar in pending.scalars),
+            bytes(signing.SIGNATURE_LENGTH),
+        )
+        return replace(unsigned, signature=signer(device.signing_scalar).sign(unsigned.signature_input()))
+
+    def install(self, application: Application, issuance: Issuance) -> None:
+        """Take over the certificates and numbers that answer `application`; all of them or none."""
+        device = self.device
+        pending = self._read(PENDING, Pending)
+        if pending is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "nothing was applied for")
+        digest = application.digest()
+        if not signing.is_valid(self.anchors.operations_key, issuance.signature, issuance.signature_input(digest)):
+            raise VerificationError(Check.SIGNATURE)
+        sealing = X25519PrivateKey.from_private_bytes(device.sealing_key)
+        opened = envelope.unseal(issuance.sealed_numbers, sealing, IssuedNumbers.info(digest))
+        numbers = IssuedNumbers.decode(opened).numbers
+        credentials = [
+            Credential(scalar, number, 0, self._checked(scalar, certificate))
+            for scalar, number, certificate in zip(pending.scalars, numbers, issuance.certificates, strict=True)
+        ]
+        changes: dict[bytes, bytes | None] = {one.key: one.encode() for one in credentials}
+        purse = self.purse if self.purse.currency else _new_purse(application.currency)
+        self._storage.commit({**changes, PENDING: None, PURSE: purse.encode()})
+        self._unshown = None
+
+    def _checked(self, scalar: Secret, certificate: CredentialCertificate) -> CredentialCertificate:
+        issuer = Authority(self.anchors.issuer_id, self.anchors.issuer_key)
+        today = datetime.fromtimestamp(self.now(), UTC).date()
+        failed = failed_checks(certificate, Usage.CREDENTIAL, issuer, today)
+        if certificate.public_key != signer(scalar).public:
+            failed.append(Check.CERTIFICATE_USAGE)
+        if failed:
+            raise VerificationError(failed[0])
+        return certificate
+
+    def request_load(self, amount: int, currency: int) -> LoadRequest:
+        """Return a signed request for the next load."""
+        purse = self.purse
+        if currency != purse.currency:
+            raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "the purse is in another currency")
+        if purse.balance + amount > MAX_MINOR:
+            raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "the purse cannot hold that much")
+        unsigned = LoadRequest(self.device_id, purse.loads + 1, amount, currency, bytes(signing.SIGNATURE_LENGTH))
+        return replace(unsigned, signature=signer(self.device.signing_scalar).sign(unsigned.signature_input()))
+
+    def load(self, voucher: Voucher) -> None:
+        """Add a voucher to the balance: for this device, in order, once."""
+        purse = self.purse
+        if not signing.is_valid(self.anchors.operations_key, voucher.signature, voucher.signature_input()):
+            raise VerificationError(Check.SIGNATURE)
+        fits = (voucher.device, voucher.number, voucher.currency) == (
+            self.device_id,
+            purse.loads + 1,
+            purse.currency,
+        )
+        if not fits or purse.balance + voucher.amount > MAX_MINOR:
+            raise TeeError(
+                TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "this voucher is not the next one for this purse"
+            )
+        loaded = replace(purse, balance=purse.balance + voucher.amount, loads=voucher.number)
+        self._storage.commit({PURSE: loaded.encode()})
+
+    def obey(self, listed: BlockList) -> None:
+        """Take over a newer list of what is blocked, and its time; an older one changes nothing."""
+        if not signing.is_valid(self.anchors.operations_key, listed.signature, listed.signature_input()):
+            raise VerificationError(Check.SIGNATURE)
+        if listed.time < self._block_list.time:
+            return
+        purse = replace(self.purse, last_time=max(self.purse.last_time, listed.time))
+        self._storage.commit({BLOCK_LIST: listed.encode(), PURSE: purse.encode()})
+
+
+def _is_valid(credential: Credential, today: date) -> bool:
+    return credential.certificate.valid_from <= today <= credential.certificate.valid_until
+
+
+def _new_purse(currency: int) -> Purse:
+    limit = DEFAULT_NO_PIN_LIMIT * 10 ** Currency.of(currency).exponent
+    return replace(_EMPTY_PURSE, currency=currency, no_pin_limit=limit)
