@@ -36,10 +36,11 @@ class Usage(IntEnum):
     CREDENTIAL = 0x02
 
 
-class _PrintableText(AnyAdapter):
+class PrintableText(AnyAdapter):
     """One to `limit` characters 20 to 7E."""
 
     def __init__(self, limit: int) -> None:
+        """Describe a field of at most `limit` characters."""
         super().__init__(GreedyBytes)
         self._limit = limit
 
@@ -111,7 +112,7 @@ class Merchant(Wire):
     currency: int
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
-        "name" / tagged(Tag.MERCHANT_NAME, _PrintableText(MERCHANT_NAME_LENGTH)),
+        "name" / tagged(Tag.MERCHANT_NAME, PrintableText(MERCHANT_NAME_LENGTH)),
         "category" / tagged(Tag.MERCHANT_CATEGORY, NumericInt(4)),
         "currency" / tagged(Tag.TRANSACTION_CURRENCY, NumericInt(4)),
     )
@@ -126,7 +127,7 @@ class TerminalCertificate(_Certificate):
 
     LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
         *_COMMON_HEAD,
-        "terminal_id" / tagged(Tag.SUBJECT_IDENTIFIER, _PrintableText(TERMINAL_ID_LENGTH)),
+        "terminal_id" / tagged(Tag.SUBJECT_IDENTIFIER, PrintableText(TERMINAL_ID_LENGTH)),
         *_COMMON_USE,
         "merchant" / tagged(Tag.DISCRETIONARY_DATA, Nested(Merchant)),
         *_COMMON_TAIL,

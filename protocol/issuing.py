@@ -12,11 +12,17 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, PrefixedArray, Struct, Terminated
+from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, Prefixed, PrefixedArray, Struct, Terminated
 
 from protocol import signing
 from protocol.card_number import CardNumber
-from protocol.certificate import CredentialCertificate, Merchant, TerminalCertificate
+from protocol.certificate import (
+    TERMINAL_ID_LENGTH,
+    CredentialCertificate,
+    Merchant,
+    PrintableText,
+    TerminalCertificate,
+)
 from protocol.errors import DecodeError, TapLabError
 from protocol.labels import Label, labelled
 from protocol.messages import CardNumberField
@@ -220,13 +226,13 @@ class TerminalApplication(Wire):
     """A terminal asks the acquirer for its certificate and proves that it holds the key."""
 
     public_key: bytes
-    terminal_id: bytes
+    terminal_id: str
     merchant: Merchant
     signature: bytes
 
     LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
         "public_key" / Bytes(signing.POINT_LENGTH),
-        "terminal_id" / Bytes(8),
+        "terminal_id" / Prefixed(Byte, PrintableText(TERMINAL_ID_LENGTH)),
         "merchant" / Nested(Merchant),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
     )

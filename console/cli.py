@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""What every command line has: --home, --json, logging, and one place where an error becomes a sentence and a code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import platformdirs
+
+from console.exit_codes import ExitCode, code_of
+from console.home import Home
+from console.ui import print_error, print_json
+from protocol.errors import TapLabError
+from protocol.log import TRAFFIC
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_LEVELS = {"warning": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG, "traffic": TRAFFIC}
+
+
+def _set_log_level(_: click.Context, __: click.Parameter, level: str) -> None:
+    logging.basicConfig(level=_LEVELS[level], format="%(asctime)s %(name)s %(message)s", stream=sys.stderr)
+
+
+def _home(_: click.Context, __: click.Parameter, folder: Path | None) -> Home:
+    return Home((folder or Path(platformdirs.user_data_dir("taplab"))).expanduser().absolute())
+
+
+def common_options(function: Function) -> Function:
+    """Add the options that every command has; the function gets `home` and `as_json`."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Report in JSON on standard output, for programs."),
+        click.option(
+            "--home",
+            type=click.Path(path_type=Path, file_okay=False),
+            envvar="TAPLAB_HOME",
+            callback=_home,
+            help="Folder of issuer, wallet and terminal. Default: your data folder; TAPLAB_HOME sets it too.",
+        ),
+        click.option(
+            "--log",
+            type=click.Choice(list(_LEVELS)),
+            default="warning",
+            expose_value=False,
+            callback=_set_log_level,
+            help="What to log on standard error. `traffic` shows the bytes on the link.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def run(group: click.Group, program: str) -> None:
+    """Run a command line and exit with the code of its outcome."""
+    sys.exit(_run(group, program))
+
+
+def _run(group: click.Group, program: str) -> int:
+    if sys.platform != "linux":
+        print_error(program, f"TapLab runs on Linux; this is {sys.platform}")
+        return ExitCode.UNAVAILABLE
+    try:
+        code = group.main(prog_name=program, standalone_mode=False)
+    except click.exceptions.Exit as finished:
+        return finished.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print_error(program, "interrupted")
+        return ExitCode.INTERRUPTED
+    except TapLabError as error:
+        return _report(program, error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more, and that is no error
+        return ExitCode.OK
+    return code if isinstance(code, int) else ExitCode.OK
+
+
+def _report(program: str, error: TapLabError) -> ExitCode:
+    code = code_of(error)
+    if "--json" in sys.argv:
+        print_json({"error": str(error), "exit_code": code})
+    print_error(program, str(error))
+    return code

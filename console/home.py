@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""Where everything is kept: one home folder, a folder in it for each party, readable by its owner only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import UsageError
+
+_SOCKET_PATH_LIMIT = 100  # a Unix socket's path has 108 bytes at most
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folders of one laboratory."""
+
+    path: Path
+
+    @property
+    def issuer(self) -> Path:
+        """The issuer's folder."""
+        return self.path / "issuer"
+
+    @property
+    def wallet(self) -> Path:
+        """The wallet's folder."""
+        return self.path / "wallet"
+
+    @property
+    def pos(self) -> Path:
+        """The terminal's folder."""
+        return self.path / "pos"
+
+    @property
+    def link(self) -> str:
+        """The link that wallet and terminal of this home use when none is named."""
+        path = self.path / "tap.sock"
+        if len(str(path)) > _SOCKET_PATH_LIMIT:
+            raise UsageError(f"{path} is too long for a socket; name a LINK, or a shorter --home")
+        return f"socket:{path}"
+
+    @property
+    def issuer_url(self) -> str:
+        """The issuer of this home, as wallets and terminals reach it."""
+        return f"embedded:{self.issuer}"
+
+
+def make_private(folder: Path) -> Path:
+    """Make a folder that only its owner can enter, and return it; UsageError says why it cannot be made."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; use another --home") from None
+    return folder

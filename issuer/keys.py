@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The scheme's private keys, each in a file that only its owner can read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.certificate import Authority
+from protocol.errors import UsageError
+from protocol.issuing import Anchors
+from protocol.signing import PRIVATE_LENGTH, PrivateKey
+
+ISSUER_ID = b"TLIS"
+ACQUIRER_ID = b"TLAQ"
+_NAMES = ("issuer", "operations", "acquirer")
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeKeys:
+    """The issuer's CA, the issuer's key for loads, lists and time, and the acquirer's CA."""
+
+    issuer: PrivateKey
+    operations: PrivateKey
+    acquirer: PrivateKey
+
+    @property
+    def anchors(self) -> Anchors:
+        """What wallets and terminals pin."""
+        return Anchors(ISSUER_ID, self.issuer.public, self.operations.public, ACQUIRER_ID, self.acquirer.public)
+
+    @property
+    def issuer_authority(self) -> Authority:
+        """The issuer as certificates name it."""
+        return Authority(ISSUER_ID, self.issuer.public)
+
+
+def create(folder: Path) -> SchemeKeys:
+    """Make and store new keys; UsageError when there are some already."""
+    if any(_path(folder, name).exists() for name in _NAMES):
+        raise UsageError(f"there is an issuer in {folder} already; it is kept as it is")
+    for name in _NAMES:
+        descriptor = os.open(_path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(PrivateKey.generate().scalar())
+            file.flush()
+            os.fsync(file.fileno())
+    return load(folder)
+
+
+def load(folder: Path) -> SchemeKeys:
+    """Return the stored keys; UsageError says how to get some when there are none."""
+    try:
+        scalars = [_path(folder, name).read_bytes() for name in _NAMES]
+    except FileNotFoundError:
+        raise UsageError(f"there is no issuer in {folder}; make one with `tap-issuer init`") from None
+    if any(len(scalar) != PRIVATE_LENGTH for scalar in scalars):
+        raise UsageError(f"a key file in {folder} is damaged; restore it from a copy")
+    return SchemeKeys(*map(PrivateKey.from_scalar, scalars))
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.key"

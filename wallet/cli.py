@@ -1,0 +1,253 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""`tap-wallet`: the phone."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from console.cli import common_options, run
+from console.home import Home, make_private
+from console.ui import money, print_json
+from protocol.commands import DEFAULT_NAME
+from protocol.errors import UsageError
+from protocol.money import Amount, Currency
+
+if TYPE_CHECKING:
+    from wallet.account import Account
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taplab")
+def cli() -> None:
+    """A phone that pays: a contactless card in front of a trusted world that keeps keys and money.
+
+    \b
+      tap-wallet init                 make the wallet
+      tap-wallet apply                get virtual cards from the issuer
+      tap-wallet load 100.00 EUR      put money on it
+      tap-wallet serve                be a card until Ctrl-C
+    """
+
+
+def _issuer_option(home: Home, issuer: str | None) -> str:
+    return issuer or home.issuer_url
+
+
+issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
+
+
+@contextmanager
+def _account(home: Home, issuer: str | None) -> Iterator[Account]:
+    """Yield the wallet of `home` joined to its issuer; both are let go afterwards."""
+    from protocol.transport.issuer import IssuerLink
+    from wallet.account import Account
+    from wallet.phone import PhoneOptions, start_of
+    from wallet.tee.client import TeeSession
+
+    _require_wallet(home)
+    session = TeeSession(start_of(home.wallet, PhoneOptions()))
+    try:
+        with IssuerLink(_issuer_option(home, issuer)) as link:
+            yield Account(session, link)
+    finally:
+        session.close()
+
+
+def _require_wallet(home: Home) -> None:
+    if not home.wallet.exists():
+        raise UsageError(f"there is no wallet in {home.path}; make one with `tap-wallet init`")
+
+
+@cli.command()
+@common_options
+def init(home: Home, as_json: bool) -> None:
+    """Make an empty wallet: its folders, its device key, its trusted world's storage."""
+    from wallet.phone import DEVICE_FOLDER, STORAGE_FOLDER, PhoneOptions, start_of
+    from wallet.tee.client import TeeSession
+
+    existed = home.wallet.exists()
+    for folder in (home.wallet, home.wallet / DEVICE_FOLDER, home.wallet / STORAGE_FOLDER):
+        make_private(folder)
+    TeeSession(start_of(home.wallet, PhoneOptions())).close()
+    if as_json:
+        print_json({"wallet": str(home.wallet), "created": not existed})
+    else:
+        state = "was there already and is kept" if existed else "is ready"
+        click.echo(f"The wallet in {home.wallet} {state}. Next: tap-wallet apply.")
+
+
+@cli.command()
+@click.option("--currency", default="EUR", show_default=True, help="Currency of the purse; it stays.")
+@click.option("--cards", default=20, show_default=True, type=click.IntRange(1, 64), help="How many to apply for.")
+@issuer_option
+@common_options
+def apply(home: Home, as_json: bool, currency: str, cards: int, issuer: str | None) -> None:
+    """Apply for virtual cards. One is used up by each tap; the wallet refills the pool itself."""
+    from wallet.ui import view_as_json, view_as_text
+
+    try:
+        number = Currency.of(currency).number
+    except ValueError as error:
+        raise UsageError(f"{error}; write it as EUR, USD, JPY, …") from None
+    with _account(home, issuer) as account:
+        view = account.apply(number, cards)
+    if as_json:
+        print_json(view_as_json(view))
+    else:
+        click.echo(f"{view_as_text(view)}\nNext: tap-wallet load 100.00 {currency.upper()}.")
+
+
+@cli.command()
+@click.argument("amount")
+@click.argument("currency", default="EUR")
+@issuer_option
+@common_options
+def load(home: Home, as_json: bool, amount: str, currency: str, issuer: str | None) -> None:
+    """Load AMOUNT of CURRENCY (default EUR) onto the wallet, by a voucher that the issuer signs."""
+    from wallet.ui import view_as_json, view_as_text
+
+    wanted = Amount.parse(amount, currency)
+    if wanted.minor == 0:
+        raise UsageError("a load is more than 0")
+    with _account(home, issuer) as account:
+        loaded = account.load(wanted)
+    if as_json:
+        print_json({"loaded": str(loaded.amount.decimal), **view_as_json(loaded.view)})
+        return
+    click.echo(f"{money(loaded.amount)} loaded.\n{view_as_text(loaded.view)}")
+    if loaded.amount != wanted:
+        click.echo(f"This was an earlier load that had not arrived. Load {money(wanted)} again if you still want it.")
+
+
+@cli.command()
+@issuer_option
+@common_options
+def sync(home: Home, as_json: bool, issuer: str | None) -> None:
+    """Take over the issuer's newest list of blocked terminals and cards, and refill the pool of cards."""
+    from wallet.ui import view_as_json
+
+    with _account(home, issuer) as account:
+        account.sync()
+        view = account.refill()
+    if as_json:
+        print_json(view_as_json(view))
+    else:
+        click.echo(f"The wallet has the newest list and {view.cards_left} virtual cards.")
+
+
+@cli.command()
+@click.argument("link", required=False)
+@click.option("--name", "names", multiple=True, metavar="HEX", help="Application name to answer to; may be repeated.")
+@click.option("--allow-scheme-names", is_flag=True, help="Answer even to a registered payment scheme's name.")
+@click.option("--trusted-ui", default="", metavar="UI", help="scripted:FILE for tests. Default: none, so no consent.")
+@click.option("--require-sandbox", is_flag=True, help="Refuse to start if the TEE cannot be locked down fully.")
+@issuer_option
+@common_options
+def serve(
+    home: Home,
+    as_json: bool,
+    link: str | None,
+    names: tuple[str, ...],
+    allow_scheme_names: bool,
+    trusted_ui: str,
+    require_sandbox: bool,
+    issuer: str | None,
+) -> None:
+    """Be a card at LINK until Ctrl-C (default: the socket of this --home).
+
+    \b
+    LINK is one of
+      socket:/path/of/socket     another process on this machine
+      socket:127.0.0.1:35963     the same over TCP, vpcd's protocol
+    with ?connect if the terminal is the one that listens, ?short for short APDU lengths only.
+    """
+    from protocol.transport.opening import open_card_end
+    from wallet.phone import Phone, PhoneOptions
+    from wallet.ui import CardScreen
+
+    _require_wallet(home)
+    url = link or home.link
+    options = PhoneOptions(_names(names), trusted_ui, require_sandbox, allow_scheme_names)
+    screen = CardScreen(url, as_json=as_json)
+    port = open_card_end(url)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with Phone(home.wallet, _issuer_option(home, issuer), options, screen.show) as phone:
+            screen.ready(phone.view(), {"wallet": _own_pid(), "tee": phone.tee.pid})
+            port.serve(phone.card)
+    finally:
+        port.close()
+        screen.close()
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _own_pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def _names(given: tuple[str, ...]) -> tuple[bytes, ...]:
+    try:
+        names = tuple(bytes.fromhex(name) for name in given)
+    except ValueError:
+        raise UsageError("an application name is written in hexadecimal, as F054415000") from None
+    if any(not 5 <= len(name) <= 16 for name in names):
+        raise UsageError("an application name has 5 to 16 bytes (ISO 7816-4 §12.2.3)")
+    return names or (DEFAULT_NAME,)
+
+
+@cli.command()
+@click.option("--tee", is_flag=True, help="Show what locks the trusted world down on this machine.")
+@click.option("--require-sandbox", is_flag=True, help="Fail if the TEE cannot be locked down fully.")
+@common_options
+def show(home: Home, as_json: bool, tee: bool, require_sandbox: bool) -> None:
+    """Show the card, the balance and the pool of virtual cards."""
+    from wallet.phone import PhoneOptions, start_of
+    from wallet.tee.client import TeeSession
+    from wallet.tee.contract import CommandId, Report, WalletView
+    from wallet.ui import report_as_json, report_as_text, view_as_json, view_as_text
+
+    _require_wallet(home)
+    session = TeeSession(start_of(home.wallet, PhoneOptions(require_sandbox=require_sandbox)))
+    view = session.invoke(CommandId.SHOW, WalletView)
+    report = session.invoke(CommandId.REPORT, Report)
+    session.close()
+    if as_json:
+        print_json({**view_as_json(view), **({"tee": report_as_json(report)} if tee else {})})
+    else:
+        click.echo(view_as_text(view))
+        if tee:
+            click.echo(report_as_text(report))
+
+
+@cli.command()
+@common_options
+def history(home: Home, as_json: bool) -> None:
+    """Show what happened at the card, newest last, with the reasons that no terminal gets to hear."""
+    from wallet.history import History
+    from wallet.ui import entry_as_json, entry_as_text
+
+    _require_wallet(home)
+    kept = History(home.wallet)
+    entries = kept.entries()
+    kept.close()
+    if as_json:
+        print_json([entry_as_json(entry) for entry in entries])
+    else:
+        click.echo("\n".join(map(entry_as_text, entries)) or "Nothing has happened yet.")
+
+
+def main() -> None:
+    """Run `tap-wallet`."""
+    run(cli, "tap-wallet")

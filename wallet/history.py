@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The user's history: what happened at the card, and why. The trusted world keeps the money; this is the copy to show."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import UsageError
+from protocol.messages import Result
+from wallet.events import Event, Step
+
+FILE_NAME = "history.sqlite"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS history (
+  id INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL, merchant TEXT NOT NULL, terminal_id TEXT NOT NULL,
+  amount INTEGER NOT NULL, currency INTEGER NOT NULL, result INTEGER, balance INTEGER, reason TEXT NOT NULL
+)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of the history. `at` is in nanoseconds since 1970, `amount` and `balance` in minor units."""
+
+    at: int
+    what: str
+    merchant: str
+    terminal_id: str
+    amount: int
+    currency: int
+    result: Result | None
+    balance: int | None
+    reason: str
+
+
+class History:
+    """A table of entries; a line may be lost in a crash, money cannot."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create the history in `folder`; UsageError when it cannot be used."""
+        try:
+            self._database = sqlite3.connect(folder / FILE_NAME, check_same_thread=False, timeout=10)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(_SCHEMA)
+        except sqlite3.Error as error:
+            raise UsageError(f"the history in {folder} cannot be used: {error}") from None
+
+    def add(self, event: Event) -> None:
+        """Write down what an event says, if it is one that a user wants to find again."""
+        if event.step is Step.DEBITED:
+            approved = event.result is Result.APPROVED
+            what = "paid" if approved else f"declined: {event.result.words if event.result else 'unknown'}"
+            self._insert(event, f"{what}, not confirmed" if approved else what)
+        elif event.step is Step.CONFIRMED and event.result is Result.APPROVED:
+            self._database.execute("UPDATE history SET what = 'paid' WHERE id = (SELECT max(id) FROM history)")
+            self._database.commit()
+        elif event.step in (Step.TERMINAL_REFUSED, Step.CONSENT):
+            self._insert(event, event.text)
+
+    def _insert(self, event: Event, what: str) -> None:
+        self._database.execute(
+            "INSERT INTO history (at, what, merchant, terminal_id, amount, currency, result, balance, reason)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (event.at, what, event.merchant, event.terminal_id, event.amount, event.currency, event.result,
+             event.balance, event.reason),
+        )  # fmt: skip
+        self._database.commit()
+
+    def entries(self) -> list[Entry]:
+        """Return every line, oldest first."""
+        rows = self._database.execute(
+            "SELECT at, what, merchant, terminal_id, amount, currency, result, balance, reason FROM history ORDER BY id"
+        )
+        return [Entry(*row[:6], None if row[6] is None else Result(row[6]), row[7], row[8]) for row in rows]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The phone put together: trusted world, applications, history, and the housekeeping that goes on beside the taps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Self
+
+from protocol.commands import DEFAULT_NAME
+from protocol.errors import TapLabError
+from protocol.messages import Result
+from protocol.transport.issuer import IssuerLink
+from wallet.account import Account
+from wallet.card import Card
+from wallet.directory import Directory
+from wallet.environment.launcher import Start
+from wallet.events import Event, Step
+from wallet.history import History
+from wallet.payment import PaymentClient
+from wallet.tee.client import TeeSession
+from wallet.tee.contract import CommandId, Consent, WalletView
+
+_log = logging.getLogger(__name__)
+CONSENT_SECONDS = 90.0
+DEVICE_FOLDER = "device"
+STORAGE_FOLDER = "tee"
+
+Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class PhoneOptions:
+    """How a wallet behaves: its application names, its trusted UI, whether it insists on its sandbox."""
+
+    names: tuple[bytes, ...] = (DEFAULT_NAME,)
+    trusted_ui: str = ""
+    require_sandbox: bool = False
+    allow_schemes: bool = False
+
+
+def start_of(folder: Path, options: PhoneOptions) -> Start:
+    """Return how the TEE of the wallet in `folder` is started."""
+    return Start(folder / DEVICE_FOLDER, folder / STORAGE_FOLDER, options.trusted_ui, options.require_sandbox)
+
+
+class Phone:
+    """A wallet that serves taps: give `card` to a link. `watcher` sees every event after it was written down."""
+
+    def __init__(
+        self, folder: Path, issuer_url: str, options: PhoneOptions | None = None, watcher: Watcher | None = None
+    ) -> None:
+        """Start the trusted world of the wallet in `folder`."""
+        options = options or PhoneOptions()
+        self.events: SimpleQueue[Event | None] = SimpleQueue()
+        self._issuer_url = issuer_url
+        self._watcher = watcher
+        self.history = History(folder)
+        self.tee = TeeSession(start_of(folder, options))
+        clients: Sequence[PaymentClient] = [PaymentClient(name, self.tee, self.events) for name in options.names]
+        self.card = Card([*clients, Directory(options.names)], allow_schemes=options.allow_schemes)
+        self._housekeeping = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+        self._housekeeping.start()
+
+    def view(self) -> WalletView:
+        """Return what may be shown of the wallet now."""
+        return self.tee.invoke(CommandId.SHOW, WalletView)
+
+    def _keep_house(self) -> None:
+        """Write events down, pass them on, ask for consent and refill the pool, none of it while a tap waits."""
+        while (event := self.events.get()) is not None:
+            self._handle(event)
+
+    def _handle(self, event: Event) -> None:
+        self.history.add(event)
+        if self._watcher is not None:
+            self._watcher(event)
+        try:
+            if event.step is Step.DEBITED and event.result is Result.SEE_PHONE:
+                self._ask_consent(event)
+            elif event.step is Step.TAP_ENDED:
+                self._refill()
+        except TapLabError as error:
+            _log.warning("%s", error)
+
+    def _ask_consent(self, event: Event) -> None:
+        data = self.tee.invoke_command(CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
+        granted = Consent.decode(data).granted
+        text = "user agreed: tap again within a minute" if granted else "user did not agree"
+        told = Event(Step.CONSENT, text, event.merchant, event.terminal_id, event.amount, event.currency)
+        self.history.add(told)
+        if self._watcher is not None:
+            self._watcher(told)
+
+    def _refill(self) -> None:
+        with IssuerLink(self._issuer_url) as issuer:
+            Account(self.tee, issuer).refill()
+
+    def close(self) -> None:
+        """Finish the housekeeping and end the trusted world."""
+        self.events.put(None)
+        self._housekeeping.join()
+        self.tee.close()
+        self.history.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The ordinary UI: the card as the user sees it, and what just happened. It never asks for a PIN and never sees a key."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from console.ui import money, print_json
+from protocol.messages import Result
+from protocol.money import Amount, Currency
+from wallet.events import Event, Step
+from wallet.history import Entry
+from wallet.tee.contract import Report, WalletView
+
+LABEL = "TapLab"
+
+
+def amount_of(minor: int | None, currency: int) -> str:
+    """Return money as a person reads it; empty when there is none to show."""
+    return money(Amount(minor, Currency.of(currency))) if minor is not None and currency else ""
+
+
+def view_as_json(view: WalletView) -> dict[str, Any]:
+    """Return a wallet view for programs."""
+    applied = bool(view.currency)
+    return {
+        "device": view.device.hex(),
+        "currency": Currency.of(view.currency).code if applied else None,
+        "balance": str(Amount(view.balance, Currency.of(view.currency)).decimal) if applied else None,
+        "card": view.masked_number or None,
+        "cards_left": view.cards_left,
+        "no_pin_limit": str(Amount(view.no_pin_limit, Currency.of(view.currency)).decimal) if applied else None,
+        "locked": view.locked,
+    }
+
+
+def view_as_text(view: WalletView) -> str:
+    """Return a wallet view for a person."""
+    if not view.currency:
+        return "This wallet has no virtual card yet. Next: tap-wallet apply."
+    lines = [
+        f"{LABEL}   {view.masked_number or 'no virtual card left: tap-wallet apply'}",
+        f"balance  {amount_of(view.balance, view.currency)}",
+        f"cards    {view.cards_left} left; above {amount_of(view.no_pin_limit, view.currency)} the phone asks you",
+    ]
+    if view.locked:
+        lines.append("LOCKED   the storage was put back to an older copy; nothing can be paid")
+    return "\n".join(lines)
+
+
+def report_as_json(report: Report) -> dict[str, Any]:
+    """Return what locks the TEE down, for programs."""
+    return {"landlock_abi": report.landlock_abi, "seccomp": report.seccomp, "missing": list(report.missing)}
+
+
+def report_as_text(report: Report) -> str:
+    """Return what locks the TEE down, in one line."""
+    if report.missing:
+        return f"TEE      not fully locked down: {'; '.join(report.missing)}"
+    return (
+        f"TEE      locked down: seccomp allow-list, Landlock (ABI {report.landlock_abi}), not dumpable, no privileges"
+    )
+
+
+def entry_as_json(entry: Entry) -> dict[str, Any]:
+    """Return a line of the history for programs."""
+    plain = asdict(entry)
+    plain["result"] = entry.result.words if entry.result is not None else None
+    plain["amount"] = str(Amount(entry.amount, Currency.of(entry.currency)).decimal) if entry.currency else None
+    plain["currency"] = Currency.of(entry.currency).code if entry.currency else None
+    return plain
+
+
+def entry_as_text(entry: Entry) -> str:
+    """Return a line of the history for a person."""
+    when = datetime.fromtimestamp(entry.at / 1e9).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    where = f"{entry.merchant} ({entry.terminal_id})" if entry.merchant else ""
+    parts = [when, amount_of(entry.amount or None, entry.currency).rjust(14), entry.what, where, entry.reason]
+    return "  ".join(part for part in parts if part)
+
+
+def event_as_json(event: Event) -> dict[str, Any]:
+    """Return an event for programs; `step` is S3 to S9 or a word."""
+    plain: dict[str, Any] = {"step": event.step.value, "text": event.text, "at": event.at}
+    if event.result is not None:
+        plain["result"] = event.result.words
+        plain["amount"] = str(Amount(event.amount, Currency.of(event.currency)).decimal)
+        plain["currency"] = Currency.of(event.currency).code
+        plain["merchant"] = event.merchant
+    if event.balance is not None:
+        plain["balance"] = str(Amount(event.balance, Currency.of(event.currency)).decimal)
+    if event.reason:
+        plain["reason"] = event.reason
+    return plain
+
+
+class CardScreen:
+    """The live view of the card while it serves: drawn in place on a terminal, line by line elsewhere."""
+
+    def __init__(self, link: str, *, as_json: bool) -> None:
+        """Show a card that serves `link`."""
+        self._link = link
+        self._as_json = as_json
+        self._live: Any = None
+        self._view: WalletView | None = None
+        self._last = "hold the phone to a terminal"
+
+    def ready(self, view: WalletView, processes: dict[str, int | None]) -> None:
+        """The wallet serves from now on."""
+        self._view = view
+        if self._as_json:
+            print_json({"step": "ready", "link": self._link, "processes": processes, **view_as_json(view)})
+        elif sys.stdout.isatty():
+            from rich.live import Live
+
+            self._live = Live(self._panel(), auto_refresh=False)
+            self._live.start()
+        else:
+            sys.stdout.write(f"{view_as_text(view)}\nready at {self._link}\n")
+            sys.stdout.flush()
+
+    def show(self, event: Event) -> None:
+        """Show what just happened."""
+        if self._as_json:
+            print_json(event_as_json(event))
+            return
+        self._last = _event_line(event)
+        if event.balance is not None and self._view is not None:
+            self._view = _with_balance(self._view, event.balance)
+        if self._live is not None:
+            if event.step is not Step.TAP_ENDED:
+                self._live.update(self._panel(), refresh=True)
+        elif event.step in (Step.DEBITED, Step.TERMINAL_REFUSED, Step.CONSENT):
+            sys.stdout.write(self._last + "\n")
+            sys.stdout.flush()
+
+    def _panel(self) -> Any:
+        from rich.panel import Panel
+        from rich.text import Text
+
+        view = self._view
+        balance = amount_of(view.balance, view.currency) if view else ""
+        body = Text.assemble(
+            (f"{view.masked_number if view else ''}\n", "bold"), (f"{balance}\n\n", "bold green"), self._last
+        )
+        return Panel(body, title=LABEL, subtitle=self._link, width=56)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._live is not None:
+            self._live.stop()
+
+
+def _event_line(event: Event) -> str:
+    if event.step is Step.DEBITED:
+        paid = event.result is Result.APPROVED
+        words = "paid" if paid else f"not paid ({event.result.words if event.result else 'unknown'})"
+        return f"{words}: {amount_of(event.amount, event.currency)} to {event.merchant}"
+    return f"{event.text}: {event.reason}" if event.reason else event.text
+
+
+def _with_balance(view: WalletView, balance: int) -> WalletView:
+    from dataclasses import replace
+
+    return replace(view, balance=balance)
