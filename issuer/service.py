@@ -73,9 +73,7 @@ class Issuer:
         """Return the answer to one request message; what cannot be done is answered with a Refusal."""
         try:
             message = decode_message(request)
-            handler = self._handlers.get(type(message))
-            if handler is None:
-                raise IssuerRefusedError(RefusalReason.MALFORMED)
+            handler = self._handlers.get(type(message), _no_request)
             with self._database.transaction() as connection:
                 answer = handler(message, connection)
         except (DecodeError, VerificationError):
@@ -210,6 +208,10 @@ class Issuer:
             int(time.time()), tuple(blocked_terminals), tuple(map(CardNumber, blocked_numbers)), _UNSIGNED
         )
         return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
+
+
+def _no_request(_: Wire, __: Connection) -> Wire:
+    return Refusal(RefusalReason.MALFORMED)
 
 
 def _require_signature(key: bytes, signature: bytes, signed: bytes) -> None:

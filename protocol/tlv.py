@@ -48,7 +48,7 @@ class _Tag(IntConstruct):
                 tag += (third := stream_read(stream, 1, path))
                 if third[0] & 0x80:
                     raise StreamError("tag longer than three bytes", path=path)
-            if following[0] & 0x7F == 0 or (len(tag) == 2 and following[0] < 0x1F):
+            if following[0] & 0x7F == 0:
                 raise StreamError("tag longer than needed", path=path)
         if first[0] in (0x00, 0xFF):
             raise StreamError("padding where a tag should be", path=path)

@@ -74,7 +74,20 @@ class History:
         rows = self._database.execute(
             "SELECT at, what, merchant, terminal_id, amount, currency, result, balance, reason FROM history ORDER BY id"
         )
-        return [Entry(*row[:6], None if row[6] is None else Result(row[6]), row[7], row[8]) for row in rows]
+        return [
+            Entry(
+                at,
+                what,
+                merchant,
+                terminal_id,
+                amount,
+                currency,
+                None if result is None else Result(result),
+                balance,
+                reason,
+            )
+            for at, what, merchant, terminal_id, amount, currency, result, balance, reason in rows
+        ]
 
     def close(self) -> None:
         """Close the file."""

@@ -27,7 +27,7 @@ _REFUSES_TERMINAL = (TeeResult.SECURITY, TeeResult.BAD_FORMAT, TeeResult.ACCESS_
 class PaymentClient:
     """One payment application by name, in front of the trusted application."""
 
-    def __init__(self, name: bytes, tee: TeeSession, events: SimpleQueue[Event]) -> None:
+    def __init__(self, name: bytes, tee: TeeSession, events: SimpleQueue[Event | None]) -> None:
         """Answer to `name`; tell what happens to `events`."""
         self.name = name
         self._tee = tee

@@ -61,6 +61,7 @@ class Phone:
         self.events: SimpleQueue[Event | None] = SimpleQueue()
         self._issuer_url = issuer_url
         self._watcher = watcher
+        self._wants_consent: Event | None = None
         self.history = History(folder)
         self.tee = TeeSession(start_of(folder, options))
         clients: Sequence[PaymentClient] = [PaymentClient(name, self.tee, self.events) for name in options.names]
@@ -82,14 +83,19 @@ class Phone:
         if self._watcher is not None:
             self._watcher(event)
         try:
-            if event.step is Step.DEBITED and event.result is Result.SEE_PHONE:
-                self._ask_consent(event)
+            if event.step is Step.DEBITED:
+                self._wants_consent = event if event.result is Result.SEE_PHONE else None
             elif event.step is Step.TAP_ENDED:
+                self._ask_consent()
                 self._refill()
         except TapLabError as error:
             _log.warning("%s", error)
 
-    def _ask_consent(self, event: Event) -> None:
+    def _ask_consent(self) -> None:
+        """Let the trusted world ask its user, once the tap no longer needs it."""
+        event, self._wants_consent = self._wants_consent, None
+        if event is None:
+            return
         data = self.tee.invoke_command(CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
         granted = Consent.decode(data).granted
         text = "user agreed: tap again within a minute" if granted else "user did not agree"
@@ -100,7 +106,7 @@ class Phone:
 
     def _refill(self) -> None:
         with IssuerLink(self._issuer_url) as issuer:
-            Account(self.tee, issuer).refill()
+            Account(self.tee, issuer).refill()  # the issuer is only started when the pool runs low
 
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""

@@ -29,11 +29,8 @@ class TerminalChaining:
 
     def exchange(self, command: Command) -> Response:
         """Return the whole answer to `command`; TransportError when a card never stops sending."""
-        if not command.needs_extended or self._extended:
-            response = self._send(command)
-        else:
-            response = self._send_chained(command)
-        return self._fetch_rest(command, response)
+        in_one_piece = self._extended or not command.needs_extended
+        return self._fetch_rest(self._send(command) if in_one_piece else self._send_chained(command))
 
     def _send(self, command: Command) -> Response:
         response = Response.decode(self._transceive(command.encode()))
@@ -51,7 +48,7 @@ class TerminalChaining:
         ne = None if command.ne is None else min(command.ne, SHORT_MAX_NE)
         return self._send(replace(command, data=parts[-1], ne=ne))
 
-    def _fetch_rest(self, command: Command, response: Response) -> Response:
+    def _fetch_rest(self, response: Response) -> Response:
         data = response.data
         for _ in range(MAX_FETCHES):
             if response.sw >> 8 != 0x61:

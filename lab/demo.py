@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""`scripts/demo`: an issuer, a wallet and a terminal are made from nothing, and the wallet pays the terminal by tap."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from console.cli import run
+from console.home import Home
+from console.ui import money, print_json
+from lab import processes
+from lab.fixtures import Setup, set_up
+from protocol.money import Amount
+
+AMOUNT = "12.50"
+_DESIGN_STEPS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9")
+_RULE = "─" * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One step of the trace: which, who, what, when (nanoseconds since 1970)."""
+
+    step: str
+    who: str
+    text: str
+    at: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the step for programs."""
+        return {"step": self.step, "who": self.who, "text": self.text, "at": self.at}
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """What the tap was: the terminal's report, the wallet's events and the processes that took part."""
+
+    link: str
+    terminal: dict[str, Any]
+    wallet: list[dict[str, Any]]
+    lines: tuple[Line, ...]
+    balance_before: Amount
+    pids: dict[str, int]
+    exit_code: int
+
+    @property
+    def balance_after(self) -> Amount:
+        """What the trusted world said it held after the tap."""
+        said = [event["balance"] for event in self.wallet if "balance" in event]
+        unit = self.balance_before.currency.code
+        return Amount.parse(said[-1], unit) if said else self.balance_before
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything for programs."""
+        kept = ("outcome", "reason", "amount", "currency", "card", "receipt_verified", "apdus", "bytes_command",
+                "bytes_response", "air_ms", "air_ms_106", "air_ms_106_to_receipt")  # fmt: skip
+        return {
+            **{key: self.terminal[key] for key in kept},
+            "link": self.link,
+            "balance_before": str(self.balance_before.decimal),
+            "balance_after": str(self.balance_after.decimal),
+            "processes": self.pids,
+            "steps": [line.as_json() for line in self.lines],
+        }
+
+
+def demonstrate(link: str) -> Demonstration:
+    """Set up a laboratory in a folder of its own, pay once, and remove the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="taplab-demo-"))
+    try:
+        return _demonstrate(Home(folder), link)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _demonstrate(home: Home, link: str) -> Demonstration:
+    lines: list[Line] = []
+    setup = Setup()
+    set_up(home, setup, lambda text: lines.append(Line("S1", "issuer, wallet", text, time.time_ns())))
+    with processes.WalletProcess(home.path, home.link) as wallet:
+        report, code, pid = processes.charge(home.path, AMOUNT, setup.currency, home.link)
+        wallet.wait_for("tap ended")
+        events = list(wallet.events)
+        pids = {"pos": pid, **wallet.processes}
+    lines += [Line(step["step"], "terminal", step["text"], step["at"]) for step in report["steps"]]
+    lines += [Line(one["step"], "wallet", one["text"], one["at"]) for one in events if one["step"] in _DESIGN_STEPS]
+    before = Amount.parse(setup.balance, setup.currency)
+    ordered = tuple(sorted(lines, key=lambda line: line.at))
+    return Demonstration(link, report, events, ordered, before, pids, code)
+
+
+def _as_text(shown: Demonstration) -> str:
+    start = shown.lines[0].at
+    trace = [f"{line.step}  {(line.at - start) / 1e6:8.1f} ms  {line.who:<14}  {line.text}" for line in shown.lines]
+    report = shown.terminal
+    paid = Amount.parse(report["amount"], report["currency"])
+    rows = [
+        ("outcome", report["outcome"].upper()),
+        ("paid", f"{money(paid)} to Corner Bakery"),
+        ("balance", f"{money(shown.balance_before)} before, {money(shown.balance_after)} after"),
+        ("card", report["card"] or "none"),
+        ("receipt", "signature verified" if report["receipt_verified"] else "none"),
+        ("processes", ", ".join(f"{name} {pid}" for name, pid in shown.pids.items())),
+        ("on the link", f"{report['apdus']} APDUs, {report['bytes_command']} + {report['bytes_response']} bytes"),
+        ("on the air", f"{report['air_ms_106']} ms at 106 kbit/s, {report['air_ms_106_to_receipt']} ms to the receipt"),
+    ]
+    return "\n".join([*trace, _RULE, *(f"{name:<12} {value}" for name, value in rows), _RULE])
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--link", type=click.Choice(["loopback"]), default="loopback", show_default=True, help="A Unix socket.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
+def cli(link: str, as_json: bool) -> int:
+    """Pay 12.50 EUR by tap, from nothing, with real processes; then remove every trace of it."""
+    shown = demonstrate(link)
+    if as_json:
+        print_json(shown.as_json())
+    else:
+        click.echo(_as_text(shown))
+    return shown.exit_code
+
+
+def main() -> None:
+    """Run `scripts/demo`."""
+    run(cli, "demo")
+
+
+if __name__ == "__main__":
+    main()

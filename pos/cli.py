@@ -1,0 +1,224 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""`tap-pos`: the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from console.cli import common_options, run
+from console.exit_codes import ExitCode
+from console.home import Home, make_private
+from console.ui import money, print_json
+from protocol.commands import DEFAULT_NAME
+from protocol.errors import UsageError
+from protocol.money import Amount, Currency
+
+if TYPE_CHECKING:
+    from pos.outcome import Outcome
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="taplab")
+def cli() -> None:
+    """A payment terminal: it asks a contactless wallet for a virtual card, verifies it and charges it.
+
+    \b
+      tap-pos init                    make the terminal, certified by the acquirer
+      tap-pos charge 12.50 EUR        charge the next card
+      tap-pos history                 what was charged
+    """
+
+
+issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
+
+
+@cli.command()
+@click.option("--terminal-id", default="TERM0001", show_default=True, help="One to eight characters, one per acquirer.")
+@click.option(
+    "--merchant", default="Corner Bakery", show_default=True, help="Shown to the shopper; up to 16 characters."
+)
+@click.option("--category", default=5462, show_default=True, type=click.IntRange(0, 9999), help="ISO 18245 code.")
+@click.option("--currency", default="EUR", show_default=True, help="Currency this terminal charges in.")
+@issuer_option
+@common_options
+def init(
+    home: Home, as_json: bool, terminal_id: str, merchant: str, category: int, currency: str, issuer: str | None
+) -> None:
+    """Make a terminal: its keys, its certificate, an empty journal."""
+    from pos import identity
+    from pos.journal import Journal
+    from protocol.certificate import MERCHANT_NAME_LENGTH, TERMINAL_ID_LENGTH, Merchant
+    from protocol.transport.issuer import IssuerLink
+
+    if (home.pos / identity.CERTIFICATE_FILE).exists():
+        raise UsageError(f"there is a terminal in {home.pos} already; it is kept as it is")
+    for what, text, limit in (
+        ("terminal id", terminal_id, TERMINAL_ID_LENGTH),
+        ("merchant", merchant, MERCHANT_NAME_LENGTH),
+    ):
+        if not (1 <= len(text) <= limit and text.isascii() and text.isprintable()):
+            raise UsageError(f"a {what} has 1 to {limit} printable ASCII characters, not {text!r}")
+    try:
+        unit = Currency.of(currency)
+    except ValueError as error:
+        raise UsageError(f"{error}; write it as EUR, USD, JPY, …") from None
+    make_private(home.pos)
+    with IssuerLink(issuer or home.issuer_url) as link:
+        made = identity.create(home.pos, terminal_id, Merchant(merchant, category, unit.number), link)
+    Journal(home.pos).close()
+    until = made.certificate.valid_until.isoformat()
+    if as_json:
+        print_json({"terminal": str(home.pos), "terminal_id": terminal_id, "merchant": merchant, "valid_until": until})
+    else:
+        click.echo(
+            f"Terminal {terminal_id} of {merchant} is ready, certified until {until}. Next: tap-pos charge 12.50."
+        )
+
+
+@cli.command()
+@click.argument("amount")
+@click.argument("currency", default="EUR")
+@click.argument("link", required=False)
+@click.option("--directory", is_flag=True, help="Read the payment directory first instead of selecting by name.")
+@click.option("--name", default=DEFAULT_NAME.hex().upper(), show_default=True, metavar="HEX", help="Application name.")
+@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for a card.")
+@common_options
+def charge(
+    home: Home, as_json: bool, amount: str, currency: str, link: str | None, directory: bool, name: str, timeout: float
+) -> int:
+    """Charge AMOUNT of CURRENCY (default EUR) to the next card at LINK (default: the socket of this --home).
+
+    \b
+    LINK is one of
+      socket:/path/of/socket     another process on this machine
+      socket:127.0.0.1:35963     the same over TCP, vpcd's protocol
+    with ?listen if the card is the one that connects, ?short for short APDU lengths only.
+
+    The exit code tells how it ended: 0 approved, 10 declined, 11 see phone, 12 torn, 13 no application,
+    14 not verified, 15 terminal not accepted, 16 no card.
+    """
+    from pos.terminal import Terminal, TerminalOptions
+    from pos.ui import Screen, outcome_as_json
+
+    wanted = Amount.parse(amount, currency)
+    options = TerminalOptions(_name(name), use_directory=directory, timeout=timeout)
+    with Terminal.open(home.path, options) as terminal:
+        screen = None if as_json else Screen(wanted, terminal.merchant)
+        steps = terminal.transaction(wanted, link or home.link)
+        if screen:
+            screen.present_card()
+        while True:
+            try:
+                progress = next(steps)
+            except StopIteration as finished:
+                outcome = finished.value
+                break
+            if screen:
+                screen.progress(progress)
+    if screen:
+        screen.result(outcome)
+    else:
+        print_json(outcome_as_json(outcome))
+    return exit_code(outcome)
+
+
+def exit_code(outcome: Outcome) -> ExitCode:
+    """Return the exit code of an outcome."""
+    from pos.outcome import OutcomeKind
+
+    return {
+        OutcomeKind.APPROVED: ExitCode.OK,
+        OutcomeKind.DECLINED: ExitCode.DECLINED,
+        OutcomeKind.SEE_PHONE: ExitCode.SEE_PHONE,
+        OutcomeKind.TORN: ExitCode.TORN,
+        OutcomeKind.NO_APPLICATION: ExitCode.NO_APPLICATION,
+        OutcomeKind.NOT_VERIFIED: ExitCode.NOT_VERIFIED,
+        OutcomeKind.NOT_ACCEPTED: ExitCode.NOT_ACCEPTED,
+        OutcomeKind.NO_CARD: ExitCode.NO_CARD,
+    }[outcome.kind]
+
+
+def _name(text: str) -> bytes:
+    try:
+        name = bytes.fromhex(text)
+    except ValueError:
+        raise UsageError("an application name is written in hexadecimal, as F054415000") from None
+    if not 5 <= len(name) <= 16:
+        raise UsageError("an application name has 5 to 16 bytes (ISO 7816-4 §12.2.3)")
+    return name
+
+
+@cli.command()
+@issuer_option
+@common_options
+def sync(home: Home, as_json: bool, issuer: str | None) -> None:
+    """Fetch the issuer's newest list of blocked cards."""
+    from pos import identity
+    from protocol.transport.issuer import IssuerLink
+
+    own = identity.load(home.pos)
+    with IssuerLink(issuer or home.issuer_url) as link:
+        listed = identity.fetch_list(home.pos, own.anchors, link)
+    if as_json:
+        print_json({"blocked_cards": len(listed.numbers), "blocked_terminals": len(listed.terminals)})
+    else:
+        click.echo(f"The terminal has the newest list: {len(listed.numbers)} cards are blocked.")
+
+
+@cli.command()
+@common_options
+def history(home: Home, as_json: bool) -> None:
+    """Show every transaction of this terminal, newest last."""
+    from pos import identity
+    from pos.journal import Journal
+    from pos.ui import record_as_json, record_as_text
+
+    identity.load(home.pos)
+    with Journal(home.pos) as journal:
+        records = journal.records()
+    if as_json:
+        print_json([record_as_json(record) for record in records])
+    else:
+        click.echo("\n".join(map(record_as_text, records)) or "Nothing has been charged yet.")
+
+
+@cli.command()
+@common_options
+def show(home: Home, as_json: bool) -> None:
+    """Show who this terminal is and what it has taken."""
+    from pos import identity
+    from pos.journal import Journal, State
+
+    own = identity.load(home.pos)
+    certificate = own.certificate
+    unit = Currency.of(certificate.merchant.currency)
+    with Journal(home.pos) as journal:
+        records = journal.records()
+    taken = Amount(sum(one.amount for one in records if one.state is State.APPROVED), unit)
+    unknown = sum(one.state is State.OPEN for one in records)
+    if as_json:
+        print_json(
+            {
+                "terminal_id": certificate.terminal_id,
+                "merchant": certificate.merchant.name,
+                "currency": unit.code,
+                "valid_until": certificate.valid_until.isoformat(),
+                "taken": str(taken.decimal),
+                "transactions": len(records),
+                "result_not_known": unknown,
+                "blocked_cards": len(own.blocked.numbers),
+            }
+        )
+        return
+    click.echo(
+        f"terminal {certificate.terminal_id}   {certificate.merchant.name}, certified until {certificate.valid_until}\n"
+        f"taken    {money(taken)} in {len(records)} transactions, {unknown} of them with a result not known"
+    )
+
+
+def main() -> None:
+    """Run `tap-pos`."""
+    run(cli, "tap-pos")

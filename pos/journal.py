@@ -1,0 +1,153 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The terminal's durable record: what was about to be charged before it was sent, and the result before it is shown.
+
+SQLite, synced at every commit but the one of a confirmation, which costs nothing when it is lost. Tap numbers are
+reserved in blocks, so that a number is never used twice and a tap does not wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from protocol import tally
+from protocol.errors import UsageError
+
+FILE_NAME = "journal.sqlite"
+LOCK_FILE = "lock"
+TAP_NUMBER_BLOCK = 1000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS transactions (
+  id INTEGER PRIMARY KEY, transaction_id BLOB NOT NULL UNIQUE, started TEXT NOT NULL, amount INTEGER NOT NULL,
+  currency INTEGER NOT NULL, card TEXT NOT NULL, credential BLOB NOT NULL, terminal_hash BLOB NOT NULL,
+  receipt BLOB NOT NULL, signature BLOB NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, confirmed INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS tap_numbers (reserved INTEGER NOT NULL);
+"""
+
+
+class State(StrEnum):
+    """Where a transaction stands at the terminal."""
+
+    OPEN = "open"
+    APPROVED = "approved"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One transaction. `receipt` is what a wallet that approves would sign; `started` is ISO 8601 in UTC."""
+
+    transaction_id: bytes
+    started: str
+    amount: int
+    currency: int
+    card: str
+    credential: bytes
+    terminal_hash: bytes
+    receipt: bytes
+    signature: bytes = b""
+    state: State = State.OPEN
+    reason: str = ""
+    confirmed: bool = False
+
+
+_COLUMNS = (
+    "transaction_id, started, amount, currency, card, credential, terminal_hash, receipt, signature, state, reason,"
+    " confirmed"
+)
+
+
+class Journal:
+    """The journal of one terminal folder; one process holds it at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open or create the journal; UsageError when another process holds it or it cannot be used."""
+        self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise UsageError(
+                f"another terminal process is using {folder}; wait for it, or use another --home"
+            ) from None
+        try:
+            self._database = sqlite3.connect(folder / FILE_NAME)
+            self._database.row_factory = sqlite3.Row
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise UsageError(f"the journal in {folder} cannot be used: {error}") from None
+        self._next_tap = self._reserved_until = self._reserved()
+
+    def _reserved(self) -> int:
+        row = self._database.execute("SELECT max(reserved) FROM tap_numbers").fetchone()
+        return row[0] or 0
+
+    def next_tap_number(self) -> int:
+        """Return a number that no tap of this terminal ever had or will have, whatever crashes."""
+        if self._next_tap >= self._reserved_until:
+            self._reserved_until = self._next_tap + TAP_NUMBER_BLOCK
+            self._database.execute("DELETE FROM tap_numbers")
+            self._database.execute("INSERT INTO tap_numbers VALUES (?)", (self._reserved_until,))
+            self._sync()
+        self._next_tap += 1
+        return self._next_tap
+
+    def open(self, record: Record) -> None:
+        """Write down what is about to be charged; it is on disk when this returns."""
+        self._database.execute(
+            f"INSERT INTO transactions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+            (record.transaction_id, record.started, record.amount, record.currency, record.card, record.credential,
+             record.terminal_hash, record.receipt, record.signature, record.state, record.reason, record.confirmed),
+        )  # fmt: skip
+        self._sync()
+
+    def settle(self, transaction_id: bytes, state: State, signature: bytes, reason: str = "") -> None:
+        """Write down the result of an open transaction; it is on disk when this returns."""
+        self._database.execute(
+            "UPDATE transactions SET state = ?, signature = ?, reason = ? WHERE transaction_id = ? AND state = 'open'",
+            (state, signature, reason, transaction_id),
+        )
+        self._sync()
+
+    def confirm(self, transaction_id: bytes) -> None:
+        """Note that the wallet knows that the result arrived; may be lost, and then the wallet says it once more."""
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute("UPDATE transactions SET confirmed = 1 WHERE transaction_id = ?", (transaction_id,))
+        self._database.commit()
+        self._database.execute("PRAGMA synchronous = FULL")
+
+    def _sync(self) -> None:
+        self._database.commit()
+        tally.count(tally.Operation.SYNC)
+
+    def records(self) -> list[Record]:
+        """Return every transaction, oldest first."""
+        rows = self._database.execute(f"SELECT {_COLUMNS} FROM transactions ORDER BY id")  # noqa: S608 - a constant
+        return [_record(row) for row in rows]
+
+    def close(self) -> None:
+        """Close the journal and let another process have it."""
+        self._database.close()
+        os.close(self._lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _record(row: sqlite3.Row) -> Record:
+    return Record(**{**dict(row), "state": State(row["state"]), "confirmed": bool(row["confirmed"])})

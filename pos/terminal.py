@@ -1,0 +1,320 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The transaction, top to bottom: S2, S4, S8 and the terminal's half of S9.
+
+with Terminal.open(Path("home")) as terminal:
+    outcome = terminal.charge(Amount.parse("12.50", "EUR"), "socket:/path/of/socket")
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pos import identity as identities
+from pos import tap_key
+from pos.identity import Identity
+from pos.journal import Journal, Record, State
+from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
+from pos.session import CardSession, signed
+from pos.verifier import Trust, VerifiedCard, verify
+from protocol.commands import DEFAULT_NAME, VERSION_1
+from protocol.envelope import SUITE_1
+from protocol.errors import CardSilentError, Check, DecodeError, TransportError, UsageError, VerificationError
+from protocol.fci import ApplicationFci
+from protocol.messages import Debit, DebitResult, GetVirtualCard, Receipt, Result, certificate_hash
+from protocol.money import Amount, Currency
+from protocol.signing import SIGNATURE_LENGTH
+from protocol.status import StatusError, StatusWord
+from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+from protocol.transport.opening import LinkUrl, open_terminal_end
+from protocol.transport.trace import Exchange, TracingLink
+
+Steps = Generator[Progress, None, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class TerminalOptions:
+    """How a terminal behaves. `use_directory` always reads the directory first; `short` never uses extended lengths."""
+
+    name: bytes = DEFAULT_NAME
+    use_directory: bool = False
+    short: bool = False
+    timeout: float = NO_CARD_TIMEOUT
+
+
+class _EndedError(Exception):
+    """The transaction is over, with this outcome."""
+
+    def __init__(self, kind: OutcomeKind, reason: str = "", *, charged: bool | None = False) -> None:
+        super().__init__(kind.value)
+        self.kind = kind
+        self.reason = reason
+        self.charged = charged
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """What is known of the transaction so far."""
+
+    amount: Amount
+    steps: list[Progress] = field(default_factory=list)
+    card: str = ""
+    reference: str = ""
+    receipt_verified: bool = False
+    relay_ms: float | None = None
+    to_receipt: int = 0
+
+    def outcome(self, kind: OutcomeKind, reason: str, charged: bool | None, trace: list[Exchange]) -> Outcome:
+        lengths = tuple(exchange.lengths for exchange in trace)
+        return Outcome(
+            kind,
+            self.amount,
+            reason,
+            self.card,
+            self.reference,
+            self.receipt_verified,
+            charged,
+            self.relay_ms,
+            Air(lengths, self.to_receipt),
+            tuple(self.steps),
+        )
+
+
+class Terminal:
+    """A terminal that can charge, again and again. Not for several threads."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        journal: Journal,
+        options: TerminalOptions | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Use `identity` and `journal`; `clock` gives the seconds since 1970."""
+        self._identity = identity
+        self._journal = journal
+        self._options = options or TerminalOptions()
+        self._clock = clock
+
+    @classmethod
+    def open(cls, home: Path, options: TerminalOptions | None = None) -> Self:
+        """Return the terminal of a home folder; UsageError when there is none or it is in use."""
+        folder = home / "pos"
+        return cls(identities.load(folder), Journal(folder), options)
+
+    @property
+    def currency(self) -> Currency:
+        """The currency this terminal is certified for."""
+        return Currency.of(self._identity.certificate.merchant.currency)
+
+    @property
+    def merchant(self) -> str:
+        """The name that a shopper reads."""
+        return self._identity.certificate.merchant.name
+
+    def charge(self, amount: Amount, link: str | CardLink) -> Outcome:
+        """Charge the next card at `link`, a URL or an open link, and return how it ended.
+
+        UsageError for an amount of zero or of another currency, LinkUnavailableError when the link cannot be opened;
+        everything that a card can do is an Outcome.
+        """
+        steps = self.transaction(amount, link)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as finished:
+                outcome: Outcome = finished.value
+                return outcome
+
+    def transaction(self, amount: Amount, link: str | CardLink) -> Steps:
+        """Charge as `charge` does, step by step: yields each step when it is taken and returns the outcome."""
+        if amount.minor == 0 or amount.currency != self.currency:
+            raise UsageError(f"this terminal charges more than 0 and in {self.currency}, not {amount}")
+        opened = open_terminal_end(link) if isinstance(link, str) else link
+        short = self._options.short or (isinstance(link, str) and LinkUrl.parse(link).short)
+        try:
+            return (yield from self._run(amount, TracingLink(opened), short=short))
+        finally:
+            if isinstance(link, str):
+                opened.close()
+
+    def _run(self, amount: Amount, link: TracingLink, *, short: bool) -> Steps:
+        known = _Transaction(amount)
+        try:
+            yield from self._tap(known, link, short=short)
+        except _EndedError as ended:
+            return known.outcome(ended.kind, ended.reason, ended.charged, link.exchanges)
+        except VerificationError as error:
+            return known.outcome(OutcomeKind.NOT_VERIFIED, str(error), False, link.exchanges)
+        except TransportError as error:
+            return known.outcome(OutcomeKind.TORN, f"{error}; nothing was charged", False, link.exchanges)
+        except StatusError as error:
+            return known.outcome(OutcomeKind.DECLINED, _refusal(error), False, link.exchanges)
+        except DecodeError as error:
+            return known.outcome(OutcomeKind.NOT_VERIFIED, f"malformed answer ({error})", False, link.exchanges)
+        finally:
+            link.deactivate()
+        return known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
+
+    def _tap(self, known: _Transaction, link: TracingLink, *, short: bool) -> Generator[Progress, None, None]:
+        """The whole tap. The key of this tap is made before the card comes, so that the card need not wait for it."""
+        key, challenge = tap_key.make(self._identity.device_secret, self._journal.next_tap_number())
+        session = CardSession(link, self._activate(link), short=short)
+        yield _step(known, Step.NAME_SENT, "terminal sends the application name")
+        self._select(session)
+        known.relay_ms = 1000 * session.relay_check(challenge)
+        yield _step(known, Step.CARD_ASKED, "terminal proves itself and asks for the virtual card number")
+        verified = self._read_card(session, key)
+        known.card = verified.card.number.masked
+        yield _step(known, Step.CARD_CHECKED, "terminal verified the signature, decrypted, checked the number")
+        if verified.card.currency != known.amount.currency.number:
+            raise _EndedError(OutcomeKind.DECLINED, Result.CURRENCY_NOT_SUPPORTED.words)
+        self._pay(known, session, verified, link)
+        yield _step(known, Step.PAID, "wallet deducted the amount, terminal has the receipt")
+        self._confirm(session, verified.keys.transaction_id)
+
+    def _activate(self, link: TracingLink) -> Activation:
+        try:
+            return link.activate(self._options.timeout)
+        except CardSilentError as error:
+            raise _EndedError(OutcomeKind.NO_CARD, str(error)) from None
+
+    def _select(self, session: CardSession) -> None:
+        """S2: by name, falling back to the directory, or the directory first if told so."""
+        try:
+            offer = None if self._options.use_directory else session.select(self._options.name)
+            if offer is None:
+                offer = self._select_by_directory(session)
+        except StatusError as error:
+            if error.status is StatusWord.SELECTED_FILE_DEACTIVATED:
+                raise _EndedError(OutcomeKind.DECLINED, "this wallet is locked; see the phone") from None
+            raise _EndedError(OutcomeKind.NO_APPLICATION, "the card has no payment application") from None
+        except DecodeError:
+            raise _EndedError(OutcomeKind.NO_APPLICATION, "the card's application is not one of ours") from None
+        if offer is None:
+            raise _EndedError(OutcomeKind.NO_APPLICATION, "the card has no payment application")
+        if VERSION_1 not in offer.versions or SUITE_1 not in offer.suites:
+            raise _EndedError(OutcomeKind.NO_APPLICATION, "the card speaks another version of the protocol")
+
+    def _select_by_directory(self, session: CardSession) -> ApplicationFci | None:
+        for entry in session.read_directory():
+            if entry.name.startswith(self._options.name):
+                return session.select(entry.name)
+        return None
+
+    def _read_card(self, session: CardSession, key: X25519PrivateKey) -> VerifiedCard:
+        """S4 and S8: prove ourselves, ask, verify, decrypt, check."""
+        public = key.public_key().public_bytes_raw()
+        unsigned = GetVirtualCard(self._identity.certificate, public, bytes(SIGNATURE_LENGTH))
+        t1 = session.digests(unsigned).t1
+        hello = signed(unsigned, self._identity.key.sign(GetVirtualCard.signature_input(t1)))
+        t2 = session.digests(hello).t2
+        try:
+            answer = session.get_virtual_card(hello)
+        except StatusError as error:
+            if error.status is StatusWord.SECURITY_STATUS_NOT_SATISFIED:
+                raise _EndedError(OutcomeKind.NOT_ACCEPTED, "the wallet does not accept this terminal") from None
+            raise
+        today = datetime.fromtimestamp(self._clock(), UTC).date()
+        trust = Trust(self._identity.issuer, today, self._identity.blocked.numbers)
+        verified = verify(answer, t2, key, trust)
+        session.open_channel(verified.keys)
+        return verified
+
+    def _pay(self, known: _Transaction, session: CardSession, verified: VerifiedCard, link: TracingLink) -> None:
+        """S9: the journal first, then DEBIT, then the receipt's signature, then the journal again."""
+        moment = datetime.fromtimestamp(int(self._clock()), UTC)
+        debit = Debit(known.amount.minor, known.amount.currency.number, moment.date(), moment.time())
+        receipt = self._receipt(verified, debit)
+        record = Record(
+            receipt.transaction_id,
+            moment.isoformat(),
+            debit.amount,
+            debit.currency,
+            known.card,
+            verified.credential.encode(),
+            receipt.terminal_hash,
+            receipt.encode(),
+        )
+        self._journal.open(record)
+        known.reference = receipt.transaction_id.hex()
+        answer = self._debit(session, debit)
+        known.to_receipt = len(link.exchanges)
+        final = replace(receipt, result=answer.result)
+        if not final.is_signed_by(verified.credential.public_key, answer.signature):
+            raise _EndedError(OutcomeKind.NOT_VERIFIED, Check.RECEIPT.value, charged=None)
+        known.receipt_verified = True
+        self._record_result(session, final, answer)
+
+    def _debit(self, session: CardSession, debit: Debit) -> DebitResult:
+        """Send DEBIT; from here on only an answer with a valid tag says anything about the money."""
+        try:
+            return session.debit(debit)
+        except (TransportError, StatusError, VerificationError, DecodeError):
+            raise _EndedError(
+                OutcomeKind.TORN, "the result is not known: present the card again", charged=None
+            ) from None
+
+    def _record_result(self, session: CardSession, final: Receipt, answer: DebitResult) -> None:
+        approved = answer.result is Result.APPROVED
+        state = State.APPROVED if approved else State.REFUSED
+        self._journal.settle(final.transaction_id, state, answer.signature, "" if approved else answer.result.words)
+        if not approved:
+            self._confirm(session, final.transaction_id)
+            kind = OutcomeKind.SEE_PHONE if answer.result is Result.SEE_PHONE else OutcomeKind.DECLINED
+            raise _EndedError(kind, answer.result.words)
+
+    def _confirm(self, session: CardSession, transaction_id: bytes) -> None:
+        """Tell the wallet; when that is lost, the wallet says at the next tap that it is not confirmed."""
+        try:
+            session.confirm()
+        except (TransportError, StatusError, VerificationError, DecodeError):
+            return
+        self._journal.confirm(transaction_id)
+
+    def _receipt(self, verified: VerifiedCard, debit: Debit) -> Receipt:
+        return Receipt(
+            VERSION_1,
+            SUITE_1,
+            certificate_hash(verified.credential),
+            certificate_hash(self._identity.certificate),
+            verified.card.counter,
+            verified.keys.transaction_id,
+            debit,
+            Result.APPROVED,
+        )
+
+    def close(self) -> None:
+        """Give the journal back."""
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _step(known: _Transaction, step: Step, text: str) -> Progress:
+    progress = Progress(step, text, time.time_ns())
+    known.steps.append(progress)
+    return progress
+
+
+def _refusal(error: StatusError) -> str:
+    """Say what a status word of the wallet means to the people at the till."""
+    return {
+        StatusWord.CONDITIONS_NOT_SATISFIED: "the wallet was read too often without a payment; try again in ten minutes",
+        StatusWord.REFERENCED_DATA_NOT_FOUND: "the wallet has no virtual card left; it gets new ones from its issuer",
+        StatusWord.MEMORY_FAILURE: "the wallet cannot write to its storage; nothing was deducted",
+    }.get(error.status, f"the wallet failed: {error.status}")

@@ -1,0 +1,118 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The screen that a shopper reads: amount, “present card”, progress, approved or declined with the reason, receipt."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from console.ui import money
+from pos.journal import Record
+from pos.outcome import Outcome, OutcomeKind, Progress, Step
+from protocol.money import Amount, Currency
+
+_WIDTH = 44
+_PROGRESS = {Step.NAME_SENT: 1, Step.CARD_ASKED: 2, Step.CARD_CHECKED: 3, Step.PAID: 4}
+_STYLE = {OutcomeKind.APPROVED: "bold green", OutcomeKind.SEE_PHONE: "bold yellow"}
+
+
+class Screen:
+    """The terminal's screen; nothing is drawn when nobody can watch."""
+
+    def __init__(self, amount: Amount, merchant: str) -> None:
+        """Show what is to be paid to whom."""
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+        self._amount = amount
+        self._merchant = merchant
+
+    def present_card(self) -> None:
+        """Ask for the card."""
+        self._console.print(f"[bold]{self._merchant}[/]   [bold]{money(self._amount)}[/]\nPresent card")
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the tap is, as the four lamps of a terminal."""
+        lit = _PROGRESS[progress.step]
+        lamps = "● " * lit + "○ " * (len(_PROGRESS) - lit)
+        if sys.stdout.isatty():
+            self._console.print(f"[green]{lamps}[/]", end="\r")
+
+    def result(self, outcome: Outcome) -> None:
+        """Show how it ended, and the receipt if there is one."""
+        style = _STYLE.get(outcome.kind, "bold red")
+        self._console.print(f"[{style}]{_headline(outcome)}[/]")
+        if outcome.approved:
+            self._console.print(receipt(outcome, self._merchant))
+
+
+def _headline(outcome: Outcome) -> str:
+    words = {
+        OutcomeKind.APPROVED: "APPROVED",
+        OutcomeKind.SEE_PHONE: "SEE PHONE: agree there, then present it again",
+        OutcomeKind.TORN: "NOT FINISHED",
+        OutcomeKind.NOT_ACCEPTED: "TERMINAL NOT ACCEPTED",
+        OutcomeKind.NOT_VERIFIED: "CARD NOT VERIFIED",
+    }.get(outcome.kind, outcome.kind.value.upper())
+    shows_reason = outcome.reason and outcome.kind not in (OutcomeKind.SEE_PHONE, OutcomeKind.NOT_ACCEPTED)
+    return f"{words}: {outcome.reason}" if shows_reason else words
+
+
+def receipt(outcome: Outcome, merchant: str) -> str:
+    """Return the shopper's receipt."""
+    rows = [
+        ("paid to", merchant),
+        ("amount", money(outcome.amount)),
+        ("card", outcome.card),
+        ("reference", outcome.reference[:16]),
+        ("receipt", "signature verified" if outcome.receipt_verified else "not verified"),
+    ]
+    rule = "─" * _WIDTH
+    return "\n".join([rule, *(f"{name:<10}{value:>{_WIDTH - 10}}" for name, value in rows), rule])
+
+
+def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome for programs."""
+    air = outcome.air
+    return {
+        "outcome": outcome.kind.value,
+        "reason": outcome.reason or None,
+        "amount": str(outcome.amount.decimal),
+        "currency": outcome.amount.currency.code,
+        "card": outcome.card or None,
+        "reference": outcome.reference or None,
+        "receipt_verified": outcome.receipt_verified,
+        "charged": outcome.charged,
+        "relay_ms": None if outcome.relay_ms is None else round(outcome.relay_ms, 3),
+        "apdus": len(air.lengths),
+        "bytes_command": air.bytes_command,
+        "bytes_response": air.bytes_response,
+        "air_ms": {str(kbit): round(ms, 2) for kbit, ms in air.by_bit_rate.items()},
+        "air_ms_106": round(air.milliseconds(), 2),
+        "air_ms_106_to_receipt": round(air.milliseconds_to_receipt, 2),
+        "steps": [{"step": step.step.value, "text": step.text, "at": step.at} for step in outcome.steps],
+    }
+
+
+def record_as_json(record: Record) -> dict[str, Any]:
+    """Return a line of the journal for programs."""
+    amount = Amount(record.amount, Currency.of(record.currency))
+    return {
+        "started": record.started,
+        "amount": str(amount.decimal),
+        "currency": amount.currency.code,
+        "card": record.card,
+        "reference": record.transaction_id.hex(),
+        "state": record.state.value,
+        "reason": record.reason or None,
+        "confirmed": record.confirmed,
+    }
+
+
+def record_as_text(record: Record) -> str:
+    """Return a line of the journal for a person."""
+    amount = money(Amount(record.amount, Currency.of(record.currency)))
+    state = record.state.value + (f": {record.reason}" if record.reason else "")
+    unknown = "" if record.confirmed or record.state.value != "open" else "  result not known"
+    return f"{record.started[:19].replace('T', ' ')}  {amount:>14}  {record.card}  {state}{unknown}"
