@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import func, select, update
-
-from issuer.database import Database, credentials, devices, terminals, vouchers
+from issuer.database import Database
 from protocol.card_number import CardNumber
 from protocol.certificate import TerminalCertificate
 from protocol.errors import UsageError
@@ -17,7 +16,7 @@ from protocol.money import Amount, Currency
 
 
 @dataclass(frozen=True, slots=True)
-class WalletRow:
+class WalletEntry:
     """One wallet: its id, how many cards it got, what was loaded, whether its TEE said that it is locked down."""
 
     device: str
@@ -28,7 +27,7 @@ class WalletRow:
 
 
 @dataclass(frozen=True, slots=True)
-class CardRow:
+class CardEntry:
     """One virtual card, its number masked."""
 
     serial: str
@@ -38,7 +37,7 @@ class CardRow:
 
 
 @dataclass(frozen=True, slots=True)
-class TerminalRow:
+class TerminalEntry:
     """One certified terminal."""
 
     terminal_id: str
@@ -54,44 +53,43 @@ class Register:
         """Open the database; UsageError when there is no issuer in `folder`."""
         self._database = Database(folder)
 
-    def wallets(self) -> list[WalletRow]:
+    def wallets(self) -> list[WalletEntry]:
         """Return every wallet that applied."""
-        cards = select(func.count()).where(credentials.c.device == devices.c.device).scalar_subquery()
-        loaded = (
-            select(func.coalesce(func.sum(vouchers.c.amount), 0))
-            .where(vouchers.c.device == devices.c.device)
-            .scalar_subquery()
-        )
-        with self._database.transaction() as connection:
-            rows = connection.execute(select(devices, cards.label("cards"), loaded.label("loaded"))).all()
+        with self._database.transaction() as books:
+            cards = Counter(row.device for row in books.credentials())
+            return [
+                WalletEntry(
+                    row.device.hex(),
+                    cards[row.device],
+                    Amount(books.loaded(row.device), Currency.of(row.currency)),
+                    row.locked_down,
+                    row.blocked,
+                )
+                for row in books.devices()
+            ]
+
+    def cards(self) -> list[CardEntry]:
+        """Return every card, numbers masked."""
+        with self._database.transaction() as books:
+            rows = books.credentials()
         return [
-            WalletRow(
-                row.device.hex(), row.cards, Amount(row.loaded, Currency.of(row.currency)), row.locked_down, row.blocked
-            )
-            for row in rows
+            CardEntry(row.serial.hex(), row.device.hex(), CardNumber(row.number).masked, row.blocked) for row in rows
         ]
 
-    def cards(self) -> list[CardRow]:
-        """Return every card, numbers masked."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(select(credentials)).all()
-        return [CardRow(row.serial.hex(), row.device.hex(), CardNumber(row.number).masked, row.blocked) for row in rows]
-
-    def terminals(self) -> list[TerminalRow]:
+    def terminals(self) -> list[TerminalEntry]:
         """Return every terminal that was certified."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(select(terminals)).all()
+        with self._database.transaction() as books:
+            rows = books.terminals()
         certificates = [(row, TerminalCertificate.decode(row.certificate)) for row in rows]
         return [
-            TerminalRow(row.terminal_id, certificate.merchant.name, certificate.valid_until.isoformat(), row.blocked)
+            TerminalEntry(row.terminal_id, certificate.merchant.name, certificate.valid_until.isoformat(), row.blocked)
             for row, certificate in certificates
         ]
 
     def block_terminal(self, terminal_id: str) -> None:
         """Block a terminal; wallets learn of it with their next list."""
-        statement = update(terminals).where(terminals.c.terminal_id == terminal_id).values(blocked=True)
-        with self._database.transaction() as connection:
-            if connection.execute(statement).rowcount == 0:
+        with self._database.transaction() as books:
+            if not books.block_terminal(terminal_id):
                 raise UsageError(f"no terminal {terminal_id} was ever certified; `tap-issuer show` lists them")
 
     def block_card(self, serial: str) -> None:
@@ -100,9 +98,8 @@ class Register:
             key = bytes.fromhex(serial)
         except ValueError:
             raise UsageError(f"{serial!r} is no serial; `tap-issuer show --cards` lists them") from None
-        statement = update(credentials).where(credentials.c.serial == key).values(blocked=True)
-        with self._database.transaction() as connection:
-            if connection.execute(statement).rowcount == 0:
+        with self._database.transaction() as books:
+            if not books.block_credential(key):
                 raise UsageError(f"no card has the serial {serial}; `tap-issuer show --cards` lists them")
 
     def close(self) -> None:

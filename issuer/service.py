@@ -13,10 +13,8 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select
-
 from issuer import keys
-from issuer.database import Database, credentials, devices, terminals, vouchers
+from issuer.database import Books, CredentialRow, Database, DeviceRow, TerminalRow, VoucherRow
 from protocol import envelope, signing
 from protocol.card_number import CardNumber
 from protocol.certificate import (
@@ -61,12 +59,12 @@ class Issuer:
         """Open the keys and the database; UsageError when there is no issuer in `folder`."""
         self._keys = keys.load(folder)
         self._database = Database(folder)
-        self._handlers: dict[type[Wire], Callable[[Any, Connection], Wire]] = {
+        self._handlers: dict[type[Wire], Callable[[Any, Books], Wire]] = {
             AnchorsRequest: lambda _, __: self._keys.anchors,
             Application: self._apply,
             LoadRequest: self._load,
             TerminalApplication: self._certify_terminal,
-            BlockListRequest: lambda _, connection: self._block_list(connection),
+            BlockListRequest: lambda _, books: self._block_list(books),
         }
 
     def handle(self, request: bytes) -> bytes:
@@ -74,8 +72,8 @@ class Issuer:
         try:
             message = decode_message(request)
             handler = self._handlers.get(type(message), _no_request)
-            with self._database.transaction() as connection:
-                answer = handler(message, connection)
+            with self._database.transaction() as books:
+                answer = handler(message, books)
         except (DecodeError, VerificationError):
             answer = Refusal(RefusalReason.MALFORMED)
         except IssuerRefusedError as refused:
@@ -88,13 +86,11 @@ class Issuer:
 
     # --- wallets
 
-    def _apply(self, application: Application, connection: Connection) -> Issuance:
+    def _apply(self, application: Application, books: Books) -> Issuance:
         _require_signature(application.device_key, application.signature, application.signature_input())
         device = device_id(application.device_key)
-        self._enrol(application, device, connection)
-        issued = [
-            self._credential(key, device, application.currency, connection) for key in application.credential_keys
-        ]
+        self._enrol(application, device, books)
+        issued = [self._credential(key, device, application.currency, books) for key in application.credential_keys]
         numbers = IssuedNumbers(tuple(CardNumber(row.number) for row in issued))
         digest = application.digest()
         sealed = envelope.seal(numbers.encode(), application.sealing_key, IssuedNumbers.info(digest))
@@ -103,33 +99,29 @@ class Issuer:
         signature = self._keys.operations.sign(unsigned.signature_input(digest))
         return replace(unsigned, signature=signature)
 
-    def _enrol(self, application: Application, device: bytes, connection: Connection) -> None:
+    def _enrol(self, application: Application, device: bytes, books: Books) -> None:
         """Remember a device at its first application: from then on its key must sign, and its currency stays."""
-        known = connection.execute(select(devices).where(devices.c.device == device)).one_or_none()
+        known = books.device(device)
         if known is None:
             try:
                 Currency.of(application.currency)
             except ValueError:
                 raise IssuerRefusedError(RefusalReason.CURRENCY) from None
-            values = {"device": device, "key": application.device_key, "currency": application.currency}
-            connection.execute(insert(devices).values(locked_down=bool(application.locked_down), **values))
+            locked_down = bool(application.locked_down)
+            books.add_device(DeviceRow(device, application.device_key, application.currency, locked_down))
         elif known.blocked:
             raise IssuerRefusedError(RefusalReason.BLOCKED)
         elif known.currency != application.currency:
             raise IssuerRefusedError(RefusalReason.CURRENCY)
 
-    def _credential(self, key: bytes, device: bytes, currency: int, connection: Connection) -> Row[Any]:
+    def _credential(self, key: bytes, device: bytes, currency: int, books: Books) -> CredentialRow:
         """Return the stored credential of `key`, made now if there is none."""
-        of_key = select(credentials).where(credentials.c.key == key)
-        known = connection.execute(of_key).one_or_none()
+        known = books.credential(key)
         if known is None:
             certificate = self._credential_certificate(key, currency)
-            values = {"key": key, "device": device, "serial": certificate.serial}
-            number = _unused_number(connection)
-            connection.execute(
-                insert(credentials).values(number=number.digits, certificate=certificate.encode(), **values)
-            )
-            known = connection.execute(of_key).one()
+            number = _unused_number(books)
+            known = CredentialRow(key, device, certificate.serial, number.digits, certificate.encode())
+            books.add_credential(known)
         if known.device != device:
             raise IssuerRefusedError(RefusalReason.KEY_TAKEN)
         return known
@@ -147,8 +139,8 @@ class Issuer:
         )
         return issue(unsigned, self._keys.issuer)
 
-    def _load(self, request: LoadRequest, connection: Connection) -> Voucher:
-        device = connection.execute(select(devices).where(devices.c.device == request.device)).one_or_none()
+    def _load(self, request: LoadRequest, books: Books) -> Voucher:
+        device = books.device(request.device)
         if device is None:
             raise IssuerRefusedError(RefusalReason.UNKNOWN_DEVICE)
         _require_signature(device.key, request.signature, request.signature_input())
@@ -156,28 +148,27 @@ class Issuer:
             raise IssuerRefusedError(RefusalReason.BLOCKED)
         if device.currency != request.currency:
             raise IssuerRefusedError(RefusalReason.CURRENCY)
-        mine = select(vouchers).where(vouchers.c.device == request.device).order_by(vouchers.c.number.desc())
-        newest = connection.execute(mine).first()
+        newest = books.newest_voucher(request.device)
         issued = newest.number if newest else 0
         if newest is not None and request.number == issued:
             return Voucher.decode(newest.message)  # the answer was lost on its way: the same voucher again
         if request.number != issued + 1:
             raise IssuerRefusedError(RefusalReason.LOAD_NUMBER)
-        return self._new_voucher(request, connection)
+        return self._new_voucher(request, books)
 
-    def _new_voucher(self, request: LoadRequest, connection: Connection) -> Voucher:
+    def _new_voucher(self, request: LoadRequest, books: Books) -> Voucher:
         unsigned = Voucher(request.device, request.number, request.amount, request.currency, _UNSIGNED)
         voucher = replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
-        values = {"device": request.device, "number": request.number, "amount": request.amount}
-        connection.execute(insert(vouchers).values(currency=request.currency, message=voucher.encode(), **values))
+        books.add_voucher(
+            VoucherRow(request.device, request.number, request.amount, request.currency, voucher.encode())
+        )
         return voucher
 
     # --- terminals
 
-    def _certify_terminal(self, application: TerminalApplication, connection: Connection) -> TerminalIssuance:
+    def _certify_terminal(self, application: TerminalApplication, books: Books) -> TerminalIssuance:
         _require_signature(application.public_key, application.signature, application.signature_input())
-        terminal_id = application.terminal_id
-        known = connection.execute(select(terminals).where(terminals.c.terminal_id == terminal_id)).one_or_none()
+        known = books.terminal(application.terminal_id)
         if known is not None:
             if known.key != application.public_key:
                 raise IssuerRefusedError(RefusalReason.TERMINAL_ID_TAKEN)
@@ -191,26 +182,25 @@ class Issuer:
             today.replace(year=today.year + TERMINAL_YEARS, day=min(today.day, 28)),
             application.public_key,
             _UNSIGNED,
-            terminal_id,
+            application.terminal_id,
             application.merchant,
         )
         certificate = issue(unsigned, self._keys.acquirer)
-        values = {"terminal_id": terminal_id, "key": application.public_key, "serial": certificate.serial}
-        connection.execute(insert(terminals).values(certificate=certificate.encode(), **values))
+        books.add_terminal(
+            TerminalRow(application.terminal_id, application.public_key, certificate.serial, certificate.encode())
+        )
         return TerminalIssuance(certificate)
 
     # --- lists
 
-    def _block_list(self, connection: Connection) -> BlockList:
-        blocked_terminals = connection.execute(select(terminals.c.serial).where(terminals.c.blocked)).scalars()
-        blocked_numbers = connection.execute(select(credentials.c.number).where(credentials.c.blocked)).scalars()
-        unsigned = BlockList(
-            int(time.time()), tuple(blocked_terminals), tuple(map(CardNumber, blocked_numbers)), _UNSIGNED
-        )
+    def _block_list(self, books: Books) -> BlockList:
+        blocked = tuple(terminal.serial for terminal in books.terminals() if terminal.blocked)
+        numbers = tuple(map(CardNumber, books.blocked_numbers()))
+        unsigned = BlockList(int(time.time()), blocked, numbers, _UNSIGNED)
         return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
 
 
-def _no_request(_: Wire, __: Connection) -> Wire:
+def _no_request(_: Wire, __: Books) -> Wire:
     return Refusal(RefusalReason.MALFORMED)
 
 
@@ -219,11 +209,10 @@ def _require_signature(key: bytes, signature: bytes, signed: bytes) -> None:
         raise IssuerRefusedError(RefusalReason.SIGNATURE)
 
 
-def _unused_number(connection: Connection) -> CardNumber:
+def _unused_number(books: Books) -> CardNumber:
     while True:
         number = CardNumber.from_index(secrets.randbelow(10**9))
-        taken = select(credentials.c.key).where(credentials.c.number == number.digits)
-        if connection.execute(taken).first() is None:
+        if not books.has_number(number.digits):
             return number
 
 

@@ -11,7 +11,6 @@ from protocol import channel
 from protocol.apdu import Command, Response
 from protocol.channel import ChannelKeys
 from protocol.commands import (
-    DIRECTORY_NAME,
     VERSION_1,
     Ins,
     get_virtual_card,
@@ -20,7 +19,7 @@ from protocol.commands import (
     select,
 )
 from protocol.envelope import SUITE_1
-from protocol.fci import ApplicationFci, DirectoryEntry, decode_directory
+from protocol.fci import DIRECTORY_NAME, ApplicationFci, DirectoryEntry, decode_directory
 from protocol.messages import Confirm, Confirmed, Debit, DebitResult, GetVirtualCard, RelayCheck
 from protocol.status import StatusWord, raise_for_status
 from protocol.transcript import Digests, Record, digests

@@ -12,7 +12,6 @@ from protocol.messages import GetVirtualCard, RelayCheck
 CLA_INTERINDUSTRY = 0x00
 CLA_PROPRIETARY = 0x80
 VERSION_1 = 0x01
-DIRECTORY_NAME = b"2PAY.SYS.DDF01"  # EMV Contactless Book B §3.3.1: PPSE
 DEFAULT_NAME = bytes.fromhex("F05441504C414201")  # category F (unregistered), "TAPLAB", 01
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol import tlv
-from protocol.commands import DIRECTORY_NAME
 from protocol.errors import DecodeError
 from protocol.tags import Tag
+
+DIRECTORY_NAME = b"2PAY.SYS.DDF01"  # EMV Contactless Book B §3.3.1: PPSE
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from protocol.apdu import Command, Response
-from protocol.commands import DIRECTORY_NAME
-from protocol.fci import DirectoryEntry, encode_directory
+from protocol.fci import DIRECTORY_NAME, DirectoryEntry, encode_directory
 from protocol.status import StatusWord
 
 LABEL = "TAPLAB"
