@@ -120,11 +120,11 @@ class Journal:
         self._sync()
 
     def confirm(self, transaction_id: bytes) -> None:
-        """Note that the wallet knows that the result arrived; may be lost, and then the wallet says it once more."""
-        self._database.execute("PRAGMA synchronous = NORMAL")
+        """Note that the wallet knows that the result arrived.
+
+        It goes to disk with the next thing that must; when it is lost before, the wallet says the result once more.
+        """
         self._database.execute("UPDATE transactions SET confirmed = 1 WHERE transaction_id = ?", (transaction_id,))
-        self._database.commit()
-        self._database.execute("PRAGMA synchronous = FULL")
 
     def _sync(self) -> None:
         self._database.commit()
@@ -137,6 +137,7 @@ class Journal:
 
     def close(self) -> None:
         """Close the journal and let another process have it."""
+        self._database.commit()
         self._database.close()
         os.close(self._lock)
 

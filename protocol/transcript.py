@@ -10,28 +10,27 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from construct import Byte, Construct, GreedyBytes, Int32ub, Prefixed, Struct
 
 from protocol.apdu import Command, Response
 from protocol.errors import DecodeError
 from protocol.signing import SIGNATURE_LENGTH
 from protocol.status import StatusWord
-from protocol.wire import Wire
 
 FROM_TERMINAL = 1
 FROM_CARD = 2
+_LENGTH_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Record(Wire):
+class Record:
     """One APDU of the tap."""
 
     direction: int
     content: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("direction" / Byte, "content" / Prefixed(Int32ub, GreedyBytes))
+    def encode(self) -> bytes:
+        """Return direction ‖ length ‖ content."""
+        return bytes([self.direction]) + len(self.content).to_bytes(_LENGTH_BYTES, "big") + self.content
 
     @classmethod
     def of_command(cls, command: Command) -> Record:
@@ -65,12 +64,7 @@ def digests(prefix: bytes, get_virtual_card: Command) -> Digests:
 
 def exchanges(prefix: bytes) -> list[tuple[Command, Response]]:
     """Return the commands and answers of `prefix`; DecodeError unless they alternate and end with an answer."""
-    records: list[Record] = []
-    rest = prefix
-    while rest:
-        length = 5 + int.from_bytes(rest[1:5], "big")
-        records.append(Record.decode(rest[:length]))
-        rest = rest[length:]
+    records = _records(prefix)
     wanted = [FROM_TERMINAL, FROM_CARD] * (len(records) // 2)
     if [record.direction for record in records] != wanted:
         raise DecodeError("Transcript", "direction", "commands and answers do not alternate")
@@ -78,6 +72,19 @@ def exchanges(prefix: bytes) -> list[tuple[Command, Response]]:
         (_command(sent.content), Response(received.content[:-2], _status(received.content)))
         for sent, received in zip(records[::2], records[1::2], strict=True)
     ]
+
+
+def _records(prefix: bytes) -> list[Record]:
+    records: list[Record] = []
+    position = 0
+    while position < len(prefix):
+        start = position + 1 + _LENGTH_BYTES
+        end = start + int.from_bytes(prefix[position + 1 : start], "big")
+        if start > len(prefix) or end > len(prefix):
+            raise DecodeError("Transcript", f"record {len(records)}", "too short")
+        records.append(Record(prefix[position], prefix[start:end]))
+        position = end
+    return records
 
 
 def _command(content: bytes) -> Command:

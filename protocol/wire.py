@@ -8,32 +8,43 @@ from dataclasses import dataclass, fields
 from datetime import date, time
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from construct import Adapter, Bytes, Construct, ConstructError
+from construct import Adapter, Bytes, Construct, ConstructError, stream_write
 
 from protocol.errors import DecodeError
 
 if TYPE_CHECKING:
     AnyAdapter = Adapter[Any, Any, Any, Any]
+    AnyConstruct = Construct[Any, Any]
 else:  # construct's own classes take no type arguments at run time
     AnyAdapter = Adapter
+    AnyConstruct = Construct
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Wire:
-    """A message: `encode` builds it and `decode` accepts exactly the bytes that `encode` would have made."""
+    """A message: `encode` builds it and `decode` accepts exactly the bytes that `encode` would have made.
 
+    A value never changes, so its bytes are built once and kept: certificates are hashed, signed and sent again and again.
+    """
+
+    __slots__ = ("_encoded",)
     LAYOUT: ClassVar[Construct[Any, Any]]
 
     def encode(self) -> bytes:
         """Return the bytes of this value."""
-        return self.LAYOUT.build({field.name: getattr(self, field.name) for field in fields(self)})
+        try:
+            return self._encoded  # type: ignore[no-any-return, attr-defined]
+        except AttributeError:
+            encoded = self.LAYOUT.build({name: getattr(self, name) for name in _names(type(self))})
+            object.__setattr__(self, "_encoded", encoded)
+            return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
-        """Return the value of `data`; DecodeError names the field where anything but one exact encoding was found."""
+        """Return the value of `data`; DecodeError names the field that is not exactly one encoding."""
         try:
             parsed = cls.LAYOUT.parse(data)
-            value = cls(**{field.name: parsed[field.name] for field in fields(cls)})
+            value = cls(**{name: parsed[name] for name in _names(cls)})
         except ConstructError as error:
             raise DecodeError(cls.__name__, _field_of(error), _reason(error)) from None
         except (ValueError, TypeError) as error:
@@ -41,6 +52,15 @@ class Wire:
         if value.encode() != data:
             raise DecodeError(cls.__name__, "", "not in its one canonical form")
         return value
+
+
+_known_names: dict[type[Any], tuple[str, ...]] = {}
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    if kind not in _known_names:
+        _known_names[kind] = tuple(field.name for field in fields(kind))
+    return _known_names[kind]
 
 
 def _field_of(error: ConstructError) -> str:
@@ -59,19 +79,22 @@ def _reason(error: ConstructError) -> str:
     }.get(type(error).__name__, "malformed")
 
 
-class Nested(AnyAdapter):
+class Nested(AnyConstruct):
     """A Wire value inside another one."""
 
     def __init__(self, kind: type[Wire]) -> None:
         """Describe a field that holds one `kind`."""
-        super().__init__(kind.LAYOUT)
+        super().__init__()
         self._kind = kind
 
-    def _decode(self, obj: Any, context: Any, path: Any) -> Wire:
-        return self._kind(**{field.name: obj[field.name] for field in fields(self._kind)})
+    def _parse(self, stream: Any, context: Any, path: Any) -> Wire:
+        parsed = self._kind.LAYOUT._parsereport(stream, context, path)
+        return self._kind(**{name: parsed[name] for name in _names(self._kind)})
 
-    def _encode(self, obj: Any, context: Any, path: Any) -> dict[str, Any]:
-        return {field.name: getattr(obj, field.name) for field in fields(obj)}
+    def _build(self, obj: Wire, stream: Any, context: Any, path: Any) -> Any:
+        data = obj.encode()
+        stream_write(stream, data, len(data), path)
+        return obj
 
 
 class Coded(AnyAdapter):

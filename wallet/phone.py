@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,7 @@ from wallet.tee.contract import CommandId, Consent, WalletView
 
 _log = logging.getLogger(__name__)
 CONSENT_SECONDS = 90.0
+QUIET_SECONDS = 0.05
 DEVICE_FOLDER = "device"
 STORAGE_FOLDER = "tee"
 
@@ -75,8 +77,20 @@ class Phone:
 
     def _keep_house(self) -> None:
         """Write events down, pass them on, ask for consent and refill the pool, none of it while a tap waits."""
-        while (event := self.events.get()) is not None:
-            self._handle(event)
+        while True:
+            events = self._next_events()
+            for event in events:
+                if event is None:
+                    return
+                self._handle(event)
+
+    def _next_events(self) -> list[Event | None]:
+        """Wait for events until the tap is over or nothing comes for a while: showing them must not slow the tap."""
+        events = [self.events.get()]
+        with contextlib.suppress(Empty):
+            while (last := events[-1]) is not None and last.step is not Step.TAP_ENDED:
+                events.append(self.events.get(timeout=QUIET_SECONDS))
+        return events
 
     def _handle(self, event: Event) -> None:
         self.history.add(event)

@@ -9,16 +9,15 @@ number of its request. Payloads lie in shared memory (shared_memory.py). Project
 from __future__ import annotations
 
 import os
+import struct
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar
-
-from construct import Byte, Const, Construct, Int16ub, Int32ub, Padding, Struct, Terminated
 
 from protocol.errors import DecodeError
-from protocol.wire import Coded, Wire
 
-MESSAGE_LENGTH = 32
+_MAGIC = b"TEEM"
+_LAYOUT = struct.Struct(">4sBBHIIII")  # magic, kind, origin, session, sequence, command, result, length
+MESSAGE_LENGTH = _LAYOUT.size
 
 
 class Kind(IntEnum):
@@ -31,7 +30,7 @@ class Kind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Message(Wire):
+class Message:
     """One trigger. `length` is that of the payload in shared memory; `result` and `origin` matter in answers only."""
 
     kind: Kind
@@ -42,18 +41,21 @@ class Message(Wire):
     origin: int = 0
     length: int = 0
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
-        Const(b"TEEM"),
-        "kind" / Coded(Kind, Byte),
-        "origin" / Byte,
-        "session" / Int16ub,
-        "sequence" / Int32ub,
-        "command" / Int32ub,
-        "result" / Int32ub,
-        "length" / Int32ub,
-        Padding(8),
-        Terminated,
-    )
+    def encode(self) -> bytes:
+        """Return the 24 bytes of this Message."""
+        return _LAYOUT.pack(
+            _MAGIC, self.kind, self.origin, self.session, self.sequence, self.command, self.result, self.length
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> Message:
+        """Return the Message; DecodeError for anything that is none."""
+        if len(data) != MESSAGE_LENGTH:
+            raise DecodeError("Message", "", "not of the one size that Messages have")
+        magic, kind, origin, session, sequence, command, result, length = _LAYOUT.unpack(data)
+        if magic != _MAGIC or kind not in set(Kind):
+            raise DecodeError("Message", "kind", "unknown")
+        return cls(Kind(kind), sequence, session, command, result, origin, length)
 
 
 def send(descriptor: int, message: Message) -> None:
@@ -69,6 +71,4 @@ def receive(descriptor: int) -> Message | None:
     data = os.read(descriptor, MESSAGE_LENGTH + 1)
     if not data:
         return None
-    if len(data) != MESSAGE_LENGTH:
-        raise DecodeError("Message", "", "not of the one size that Messages have")
     return Message.decode(data)
