@@ -21,6 +21,7 @@ from protocol.money import Amount, Currency
 
 if TYPE_CHECKING:
     from wallet.account import Account
+    from wallet.tee.contract import WalletView
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -213,13 +214,21 @@ def _names(given: tuple[str, ...]) -> tuple[bytes, ...]:
 @common_options
 def show(home: Home, as_json: bool, tee: bool, require_sandbox: bool) -> None:
     """Show the card, the balance and the pool of virtual cards."""
+    from wallet import view_copy
+    from wallet.environment.launcher import TrustedWorldBusyError
     from wallet.phone import PhoneOptions, start_of
     from wallet.tee.client import TeeSession
     from wallet.tee.contract import CommandId, Report, WalletView
     from wallet.ui import report_as_json, report_as_text, view_as_json, view_as_text
 
     _require_wallet(home)
-    session = TeeSession(start_of(home.wallet, PhoneOptions(require_sandbox=require_sandbox)))
+    try:
+        session = TeeSession(start_of(home.wallet, PhoneOptions(require_sandbox=require_sandbox)))
+    except TrustedWorldBusyError:
+        if tee or require_sandbox or (copy := view_copy.read(home.wallet)) is None:
+            raise
+        _show_copy(copy, as_json=as_json)
+        return
     view = session.invoke(CommandId.SHOW, WalletView)
     report = session.invoke(CommandId.REPORT, Report)
     session.close()
@@ -229,6 +238,16 @@ def show(home: Home, as_json: bool, tee: bool, require_sandbox: bool) -> None:
         click.echo(view_as_text(view))
         if tee:
             click.echo(report_as_text(report))
+
+
+def _show_copy(view: WalletView, *, as_json: bool) -> None:
+    """Show the client application's copy, since the wallet is busy being a card."""
+    from wallet.ui import view_as_json, view_as_text
+
+    if as_json:
+        print_json({**view_as_json(view), "copy": True})
+    else:
+        click.echo(f"{view_as_text(view)}\nThe wallet is serving; this is as it was after its last tap.")
 
 
 @cli.command()

@@ -18,6 +18,7 @@ from protocol.commands import DEFAULT_NAME
 from protocol.errors import TapLabError
 from protocol.messages import Result
 from protocol.transport.issuer import IssuerLink
+from wallet import view_copy
 from wallet.account import Account
 from wallet.card import Card
 from wallet.directory import Directory
@@ -61,6 +62,7 @@ class Phone:
         """Start the trusted world of the wallet in `folder`."""
         options = options or PhoneOptions()
         self.events: SimpleQueue[Event | None] = SimpleQueue()
+        self._folder = folder
         self._issuer_url = issuer_url
         self._watcher = watcher
         self._wants_consent: Event | None = None
@@ -72,8 +74,10 @@ class Phone:
         self._housekeeping.start()
 
     def view(self) -> WalletView:
-        """Return what may be shown of the wallet now."""
-        return self.tee.invoke(CommandId.SHOW, WalletView)
+        """Return what may be shown of the wallet now, and keep a copy of it."""
+        view = self.tee.invoke(CommandId.SHOW, WalletView)
+        view_copy.keep(self._folder, view)
+        return view
 
     def _keep_house(self) -> None:
         """Write events down, pass them on, ask for consent and refill the pool, none of it while a tap waits."""
@@ -120,7 +124,7 @@ class Phone:
 
     def _refill(self) -> None:
         with IssuerLink(self._issuer_url) as issuer:
-            Account(self.tee, issuer).refill()  # the issuer is only started when the pool runs low
+            view_copy.keep(self._folder, Account(self.tee, issuer).refill())  # starts the issuer when the pool runs low
 
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""

@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 START_SECONDS = 20.0
 ANSWER_SECONDS = 10.0
 _STOP_SECONDS = 5.0
+_BUSY = 0xFFFF000D  # TEEC_ERROR_BUSY, GlobalPlatform TEE Client API §4.4.2
 
 
 class TrustedWorldGoneError(TapLabError):
@@ -30,6 +31,10 @@ class TrustedWorldGoneError(TapLabError):
 
 class TrustedWorldRefusedError(TapLabError):
     """The TEE process would not start; the text is its own sentence."""
+
+
+class TrustedWorldBusyError(TrustedWorldRefusedError):
+    """Another process of this wallet has the TEE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ class HardwareEnvironment:
         if ready.result:
             reason = self._memory.read_answer(ready.length).decode()
             self.close()
-            raise TrustedWorldRefusedError(reason)
+            raise TrustedWorldBusyError(reason) if ready.result == _BUSY else TrustedWorldRefusedError(reason)
 
     def trigger(self, request: Message, payload: bytes, timeout: float = ANSWER_SECONDS) -> tuple[Message, bytes]:
         """Carry one request over and return the answer with its payload; TrustedWorldGoneError when there is none."""

@@ -19,8 +19,9 @@ from protocol.secret import Secret
 from wallet.environment.lockdown import Lockdown, lock_down
 from wallet.environment.shared_memory import SharedMemory
 from wallet.tee import warm_up
+from wallet.tee.contract import Origin, TeeError, TeeResult
 from wallet.tee.freshness import FreshnessCounter
-from wallet.tee.internal_api import InternalApi, refuse_start
+from wallet.tee.internal_api import InternalApi, as_tee_error, refuse_start
 from wallet.tee.payment_ta import PaymentApplication
 from wallet.tee.storage import FILE_NAME, SealedStorage
 from wallet.tee.trusted_ui import TrustedUi, open_ui
@@ -62,8 +63,13 @@ def main() -> None:
     memory = SharedMemory(arguments.memory)
     try:
         api = _prepare(arguments, memory)
-    except (TapLabError, OSError) as error:
-        refuse_start(arguments.channel, memory, str(error))
+    except TapLabError as error:
+        refuse_start(arguments.channel, memory, as_tee_error(error))
+        return
+    except OSError as error:
+        refuse_start(
+            arguments.channel, memory, TeeError(TeeResult.GENERIC, Origin.TEE, f"the TEE cannot start: {error}")
+        )
         return
     api.serve()
 
@@ -93,9 +99,8 @@ def _take_lock(folder: Path) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise TapLabError(
-            f"another wallet process is using {folder.parent}; stop it first, or use another --home"
-        ) from None
+        sentence = f"another wallet process is using {folder.parent}; stop it first, or use another --home"
+        raise TeeError(TeeResult.BUSY, Origin.TEE, sentence) from None
     return lock
 
 

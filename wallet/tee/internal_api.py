@@ -81,11 +81,11 @@ class InternalApi:
         message.send(self._channel, answer)
 
 
-def refuse_start(channel: int, memory: SharedMemory, sentence: str) -> None:
+def refuse_start(channel: int, memory: SharedMemory, error: TeeError) -> None:
     """Tell the other world why this process will not serve."""
-    payload = sentence.encode()
+    payload = str(error).encode()
     memory.write_answer(payload)
-    answer = Message(Kind.ANSWER, 0, 0, 0, TeeResult.BAD_STATE, Origin.TEE, len(payload))
+    answer = Message(Kind.ANSWER, 0, 0, 0, error.result, error.origin, len(payload))
     message.send(channel, answer)
 
 
