@@ -16,8 +16,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from console.home import Home, make_private
 from issuer import keys
@@ -26,6 +24,7 @@ from pos import identity
 from pos.outcome import Outcome
 from pos.terminal import Terminal, TerminalOptions
 from protocol.certificate import Merchant
+from protocol.closing import Closing
 from protocol.errors import CardRemovedError
 from protocol.money import Amount, Currency
 from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
@@ -122,7 +121,7 @@ class RemovableLink(CardLink):
         self.link.close()
 
 
-class Laboratory:
+class Laboratory(Closing):
     """Issuer, wallet and terminal, ready to pay each other. Give `home` to keep it; without, it goes on `close`."""
 
     def __init__(
@@ -164,11 +163,3 @@ class Laboratory:
         self.phone.close()
         if self._temporary is not None:
             shutil.rmtree(self._temporary)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -10,15 +10,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from protocol.closing import Closing
 from protocol.errors import TapLabError
 
 _STOP_SECONDS = 10.0
 
 
-class WalletProcess:
+class WalletProcess(Closing):
     """`tap-wallet serve --json`: what it prints is collected in `events`."""
 
     def __init__(self, home: Path, link: str, *options: str) -> None:
@@ -71,14 +71,6 @@ class WalletProcess:
             self._process.kill()
             self._process.wait()
         self._reader.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def charge(home: Path, amount: str, currency: str, link: str) -> tuple[dict[str, Any], int, int]:

@@ -9,20 +9,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from console.files import write_privately
 from protocol import signing
 from protocol.certificate import Authority, Merchant, TerminalCertificate
-from protocol.errors import Check, DecodeError, TapLabError, UsageError, VerificationError
+from protocol.errors import Check, DecodeError, UsageError, VerificationError
 from protocol.issuing import (
     Anchors,
     AnchorsRequest,
     BlockList,
     BlockListRequest,
-    IssuerRefusedError,
-    Refusal,
     TerminalApplication,
     TerminalIssuance,
-    decode_message,
     encode_message,
+    expect,
 )
 from protocol.secret import Secret
 from protocol.signing import PrivateKey
@@ -79,8 +78,8 @@ def create(folder: Path, terminal_id: str, merchant: Merchant, issuer: IssuerLin
     unsigned = TerminalApplication(key.public, terminal_id, merchant, bytes(signing.SIGNATURE_LENGTH))
     application = replace(unsigned, signature=key.sign(unsigned.signature_input()))
     certificate = _ask(issuer, application, TerminalIssuance).certificate
-    write_atomically(folder / ANCHORS_FILE, anchors.encode())
-    write_atomically(folder / CERTIFICATE_FILE, certificate.encode())
+    write_privately(folder / ANCHORS_FILE, anchors.encode())
+    write_privately(folder / CERTIFICATE_FILE, certificate.encode())
     fetch_list(folder, anchors, issuer)
     return load(folder)
 
@@ -90,32 +89,16 @@ def fetch_list(folder: Path, anchors: Anchors, issuer: IssuerLink) -> BlockList:
     listed = _ask(issuer, BlockListRequest(), BlockList)
     if not signing.is_valid(anchors.operations_key, listed.signature, listed.signature_input()):
         raise VerificationError(Check.SIGNATURE)
-    write_atomically(folder / LIST_FILE, listed.encode())
+    write_privately(folder / LIST_FILE, listed.encode())
     return listed
 
 
 def _secret(path: Path, fresh: Secret) -> Secret:
     """Return the secret in `path`, which is `fresh` when there was none."""
     if not path.exists():
-        write_atomically(path, fresh)
+        write_privately(path, fresh)
     return Secret(path.read_bytes())
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` into a file that only its owner can read, all of it or none of it."""
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-
-
 def _ask(issuer: IssuerLink, request: Wire, kind: type[AnyWire]) -> AnyWire:
-    answer = decode_message(issuer.exchange(encode_message(request)))
-    if isinstance(answer, Refusal):
-        raise IssuerRefusedError(answer.reason)
-    if not isinstance(answer, kind):
-        raise TapLabError("the issuer answered something else than was asked")
-    return answer
+    return expect(issuer.exchange(encode_message(request)), kind)

@@ -14,10 +14,9 @@ import sqlite3
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from protocol import tally
+from protocol.closing import Closing
 from protocol.errors import UsageError
 
 FILE_NAME = "journal.sqlite"
@@ -65,7 +64,7 @@ _COLUMNS = (
 )
 
 
-class Journal:
+class Journal(Closing):
     """The journal of one terminal folder; one process holds it at a time."""
 
     def __init__(self, folder: Path) -> None:
@@ -140,14 +139,6 @@ class Journal:
         self._database.commit()
         self._database.close()
         os.close(self._lock)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _record(row: sqlite3.Row) -> Record:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -25,6 +24,7 @@ from pos.journal import Journal, Record, State
 from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
 from pos.session import CardSession, signed
 from pos.verifier import Trust, VerifiedCard, verify
+from protocol.closing import Closing
 from protocol.commands import DEFAULT_NAME, VERSION_1
 from protocol.envelope import SUITE_1
 from protocol.errors import CardSilentError, Check, DecodeError, TransportError, UsageError, VerificationError
@@ -88,7 +88,7 @@ class _Transaction:
         )
 
 
-class Terminal:
+class Terminal(Closing):
     """A terminal that can charge, again and again. Not for several threads."""
 
     def __init__(
@@ -295,14 +295,6 @@ class Terminal:
     def close(self) -> None:
         """Give the journal back."""
         self._journal.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _step(known: _Transaction, step: Step, text: str) -> Progress:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, Prefixed, PrefixedArray, Struct, Terminated
 
@@ -27,6 +27,8 @@ from protocol.errors import DecodeError, TapLabError
 from protocol.labels import Label, labelled
 from protocol.messages import CardNumberField
 from protocol.wire import Coded, Nested, NumericInt, Wire
+
+AnyWire = TypeVar("AnyWire", bound=Wire)
 
 DEVICE_ID_LENGTH = 8
 MAX_CREDENTIALS = 64
@@ -311,6 +313,16 @@ _KIND_OF = {kind: code for code, kind in _KINDS.items()}
 def encode_message(message: Wire) -> bytes:
     """Return kind ‖ body."""
     return bytes([_KIND_OF[type(message)]]) + message.encode()
+
+
+def expect(data: bytes, kind: type[AnyWire]) -> AnyWire:
+    """Return the answer in `data`, which should be a `kind`; IssuerRefusedError when the issuer refused."""
+    message = decode_message(data)
+    if isinstance(message, Refusal):
+        raise IssuerRefusedError(message.reason)
+    if not isinstance(message, kind):
+        raise DecodeError("IssuerMessage", "kind", "an answer to something else")
+    return message
 
 
 def decode_message(data: bytes) -> Wire:

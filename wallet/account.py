@@ -10,17 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from protocol.errors import TapLabError, UsageError
+from protocol.errors import UsageError
 from protocol.issuing import (
     Anchors,
     AnchorsRequest,
     BlockList,
     BlockListRequest,
-    IssuerRefusedError,
-    Refusal,
+    Issuance,
     Voucher,
-    decode_message,
     encode_message,
+    expect,
 )
 from protocol.money import Amount
 from protocol.transport.issuer import IssuerLink
@@ -66,7 +65,7 @@ class Account:
     def _apply(self, currency: int, count: int) -> WalletView:
         application = self._tee.invoke_command(CommandId.APPLY, ApplyRequest(currency, count))
         answer = self._issuer.exchange(application)
-        _refuse(decode_message(answer))
+        expect(answer, Issuance)
         return self._tee.invoke(CommandId.INSTALL, WalletView, Installation(application, answer))
 
     def refill(self) -> WalletView:
@@ -82,7 +81,7 @@ class Account:
         if not before.currency:
             raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
         request = self._tee.invoke_command(CommandId.REQUEST_LOAD, LoadOrder(amount.minor, amount.currency.number))
-        voucher = _expect(decode_message(self._issuer.exchange(request)), Voucher)
+        voucher = expect(self._issuer.exchange(request), Voucher)
         after = self._tee.invoke(CommandId.LOAD, WalletView, voucher)
         return Loaded(Amount(voucher.amount, amount.currency), after)
 
@@ -91,16 +90,4 @@ class Account:
         self._tee.invoke_command(CommandId.OBEY_LIST, self._ask(BlockListRequest(), BlockList))
 
     def _ask(self, request: Wire, kind: type[AnyWire]) -> AnyWire:
-        return _expect(decode_message(self._issuer.exchange(encode_message(request))), kind)
-
-
-def _refuse(message: Wire) -> None:
-    if isinstance(message, Refusal):
-        raise IssuerRefusedError(message.reason)
-
-
-def _expect(message: Wire, kind: type[AnyWire]) -> AnyWire:
-    _refuse(message)
-    if not isinstance(message, kind):
-        raise TapLabError("the issuer answered something else than was asked")
-    return message
+        return expect(self._issuer.exchange(encode_message(request)), kind)

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Self
 
+from protocol.closing import Closing
 from protocol.commands import DEFAULT_NAME
 from protocol.errors import TapLabError
 from protocol.messages import Result
@@ -53,7 +52,7 @@ def start_of(folder: Path, options: PhoneOptions) -> Start:
     return Start(folder / DEVICE_FOLDER, folder / STORAGE_FOLDER, options.trusted_ui, options.require_sandbox)
 
 
-class Phone:
+class Phone(Closing):
     """A wallet that serves taps: give `card` to a link. `watcher` sees every event after it was written down."""
 
     def __init__(
@@ -132,11 +131,3 @@ class Phone:
         self._housekeeping.join()
         self.tee.close()
         self.history.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from console.files import write_privately
 from protocol.errors import DecodeError
 from wallet.tee.contract import WalletView
 
@@ -14,12 +14,8 @@ FILE_NAME = "shown"
 
 
 def keep(folder: Path, view: WalletView) -> None:
-    """Keep `view` as the newest copy; a torn write leaves the older one."""
-    temporary = folder / f"{FILE_NAME}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(view.encode())
-    temporary.rename(folder / FILE_NAME)
+    """Keep `view` as the newest copy."""
+    write_privately(folder / FILE_NAME, view.encode())
 
 
 def read(folder: Path) -> WalletView | None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
+from protocol.closing import Closing
 from protocol.errors import DecodeError
 
 NO_CARD_TIMEOUT = 30.0
@@ -36,7 +36,7 @@ class Activation:
         return len(capabilities) == 3 and bool(capabilities[2] & 0x40)
 
 
-class CardLink(ABC):
+class CardLink(Closing):
     """The terminal's end of a link."""
 
     @abstractmethod
@@ -57,14 +57,6 @@ class CardLink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Give the link back; it cannot be used any more."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class CardHandler(Protocol):

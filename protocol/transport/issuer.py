@@ -10,9 +10,8 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from types import TracebackType
-from typing import Self
 
+from protocol.closing import Closing
 from protocol.errors import LinkUnavailableError, UsageError
 
 MAX_MESSAGE = 1 << 20
@@ -20,7 +19,7 @@ _LENGTH_BYTES = 4
 _STOP_SECONDS = 5.0
 
 
-class IssuerLink:
+class IssuerLink(Closing):
     """One conversation with an embedded issuer; the child starts at the first message and ends with `close`."""
 
     def __init__(self, url: str) -> None:
@@ -70,11 +69,3 @@ class IssuerLink:
         if child is None:
             return
         child.communicate(timeout=_STOP_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

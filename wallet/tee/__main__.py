@@ -13,6 +13,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from console.files import write_privately
 from protocol.errors import TapLabError
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
@@ -115,16 +116,7 @@ def _root_key(device: Path, storage: Path) -> Secret:
     if (storage / FILE_NAME).exists():
         raise TapLabError(f"{path} is missing, and the storage cannot be read without it; put it back")
     key = Secret(os.urandom(_ROOT_KEY_BYTES))
-    temporary = path.with_suffix(".new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    directory = os.open(device, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(directory)
-    os.close(directory)
+    write_privately(path, key)
     return key
 
 
