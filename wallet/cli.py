@@ -214,7 +214,6 @@ def _names(given: tuple[str, ...]) -> tuple[bytes, ...]:
 @common_options
 def show(home: Home, as_json: bool, tee: bool, require_sandbox: bool) -> None:
     """Show the card, the balance and the pool of virtual cards."""
-    from wallet import view_copy
     from wallet.environment.launcher import TrustedWorldBusyError
     from wallet.phone import PhoneOptions, start_of
     from wallet.tee.client import TeeSession
@@ -225,7 +224,8 @@ def show(home: Home, as_json: bool, tee: bool, require_sandbox: bool) -> None:
     try:
         session = TeeSession(start_of(home.wallet, PhoneOptions(require_sandbox=require_sandbox)))
     except TrustedWorldBusyError:
-        if tee or require_sandbox or (copy := view_copy.read(home.wallet)) is None:
+        copy = _kept_view(home)
+        if tee or require_sandbox or copy is None:
             raise
         _show_copy(copy, as_json=as_json)
         return
@@ -238,6 +238,16 @@ def show(home: Home, as_json: bool, tee: bool, require_sandbox: bool) -> None:
         click.echo(view_as_text(view))
         if tee:
             click.echo(report_as_text(report))
+
+
+def _kept_view(home: Home) -> WalletView | None:
+    from wallet.history import History
+
+    kept = History(home.wallet)
+    try:
+        return kept.view()
+    finally:
+        kept.close()
 
 
 def _show_copy(view: WalletView, *, as_json: bool) -> None:

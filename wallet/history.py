@@ -8,16 +8,18 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import UsageError
+from protocol.errors import DecodeError, UsageError
 from protocol.messages import Result
 from wallet.events import Event, Step
+from wallet.tee.contract import WalletView
 
 FILE_NAME = "history.sqlite"
 _SCHEMA = """
+CREATE TABLE IF NOT EXISTS shown (id INTEGER PRIMARY KEY CHECK (id = 1), view BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS history (
   id INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL, merchant TEXT NOT NULL, terminal_id TEXT NOT NULL,
   amount INTEGER NOT NULL, currency INTEGER NOT NULL, result INTEGER, balance INTEGER, reason TEXT NOT NULL
-)"""
+);"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class History:
             self._database = sqlite3.connect(folder / FILE_NAME, check_same_thread=False, timeout=10)
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = OFF")
-            self._database.execute(_SCHEMA)
+            self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
             raise UsageError(f"the history in {folder} cannot be used: {error}") from None
 
@@ -88,6 +90,19 @@ class History:
             )
             for at, what, merchant, terminal_id, amount, currency, result, balance, reason in rows
         ]
+
+    def keep_view(self, view: WalletView) -> None:
+        """Keep what the trusted world last showed: a copy for looking, never for paying."""
+        self._database.execute("INSERT OR REPLACE INTO shown VALUES (1, ?)", (view.encode(),))
+        self._database.commit()
+
+    def view(self) -> WalletView | None:
+        """Return the copy, None when there is none that can be read."""
+        row = self._database.execute("SELECT view FROM shown").fetchone()
+        try:
+            return WalletView.decode(row[0]) if row else None
+        except DecodeError:
+            return None
 
     def close(self) -> None:
         """Close the file."""

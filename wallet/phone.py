@@ -17,7 +17,6 @@ from protocol.commands import DEFAULT_NAME
 from protocol.errors import TapLabError
 from protocol.messages import Result
 from protocol.transport.issuer import IssuerLink
-from wallet import view_copy
 from wallet.account import Account
 from wallet.card import Card
 from wallet.directory import Directory
@@ -61,7 +60,6 @@ class Phone(Closing):
         """Start the trusted world of the wallet in `folder`."""
         options = options or PhoneOptions()
         self.events: SimpleQueue[Event | None] = SimpleQueue()
-        self._folder = folder
         self._issuer_url = issuer_url
         self._watcher = watcher
         self._wants_consent: Event | None = None
@@ -69,14 +67,13 @@ class Phone(Closing):
         self.tee = TeeSession(start_of(folder, options))
         clients: Sequence[PaymentClient] = [PaymentClient(name, self.tee, self.events) for name in options.names]
         self.card = Card([*clients, Directory(options.names)], allow_schemes=options.allow_schemes)
+        self.history.keep_view(self.view())
         self._housekeeping = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
         self._housekeeping.start()
 
     def view(self) -> WalletView:
-        """Return what may be shown of the wallet now, and keep a copy of it."""
-        view = self.tee.invoke(CommandId.SHOW, WalletView)
-        view_copy.keep(self._folder, view)
-        return view
+        """Return what may be shown of the wallet now."""
+        return self.tee.invoke(CommandId.SHOW, WalletView)
 
     def _keep_house(self) -> None:
         """Write events down, pass them on, ask for consent and refill the pool, none of it while a tap waits."""
@@ -123,7 +120,8 @@ class Phone(Closing):
 
     def _refill(self) -> None:
         with IssuerLink(self._issuer_url) as issuer:
-            view_copy.keep(self._folder, Account(self.tee, issuer).refill())  # starts the issuer when the pool runs low
+            view = Account(self.tee, issuer).refill()  # starts the issuer only when the pool runs low
+        self.history.keep_view(view)
 
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""
