@@ -11,13 +11,15 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
 from protocol import tally
 from protocol.closing import Closing
-from protocol.errors import UsageError
+from protocol.errors import TapLabError, UsageError
 
 FILE_NAME = "journal.sqlite"
 LOCK_FILE = "lock"
@@ -30,6 +32,10 @@ CREATE TABLE IF NOT EXISTS transactions (
 );
 CREATE TABLE IF NOT EXISTS tap_numbers (reserved INTEGER NOT NULL);
 """
+
+
+class JournalFailedError(TapLabError):
+    """The journal could not be written; what was to be written is not there."""
 
 
 class State(StrEnum):
@@ -95,28 +101,28 @@ class Journal(Closing):
         """Return a number that no tap of this terminal ever had or will have, whatever crashes."""
         if self._next_tap >= self._reserved_until:
             self._reserved_until = self._next_tap + TAP_NUMBER_BLOCK
-            self._database.execute("DELETE FROM tap_numbers")
-            self._database.execute("INSERT INTO tap_numbers VALUES (?)", (self._reserved_until,))
-            self._sync()
+            with self._durably():
+                self._database.execute("DELETE FROM tap_numbers")
+                self._database.execute("INSERT INTO tap_numbers VALUES (?)", (self._reserved_until,))
         self._next_tap += 1
         return self._next_tap
 
     def open(self, record: Record) -> None:
         """Write down what is about to be charged; it is on disk when this returns."""
-        self._database.execute(
-            f"INSERT INTO transactions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
-            (record.transaction_id, record.started, record.amount, record.currency, record.card, record.credential,
-             record.terminal_hash, record.receipt, record.signature, record.state, record.reason, record.confirmed),
-        )  # fmt: skip
-        self._sync()
+        with self._durably():
+            self._database.execute(
+                f"INSERT INTO transactions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                (record.transaction_id, record.started, record.amount, record.currency, record.card, record.credential,
+                 record.terminal_hash, record.receipt, record.signature, record.state, record.reason, record.confirmed),
+            )  # fmt: skip
 
     def settle(self, transaction_id: bytes, state: State, signature: bytes, reason: str = "") -> None:
         """Write down the result of an open transaction; it is on disk when this returns."""
-        self._database.execute(
-            "UPDATE transactions SET state = ?, signature = ?, reason = ? WHERE transaction_id = ? AND state = 'open'",
-            (state, signature, reason, transaction_id),
-        )
-        self._sync()
+        with self._durably():
+            self._database.execute(
+                "UPDATE transactions SET state = ?, signature = ?, reason = ? WHERE transaction_id = ? AND state = 'open'",
+                (state, signature, reason, transaction_id),
+            )
 
     def confirm(self, transaction_id: bytes) -> None:
         """Note that the wallet knows that the result arrived.
@@ -125,8 +131,16 @@ class Journal(Closing):
         """
         self._database.execute("UPDATE transactions SET confirmed = 1 WHERE transaction_id = ?", (transaction_id,))
 
-    def _sync(self) -> None:
-        self._database.commit()
+    @contextmanager
+    def _durably(self) -> Iterator[None]:
+        """Commit what is done within, synced, or raise JournalFailedError."""
+        try:
+            yield
+            self._database.commit()
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._database.rollback()
+            raise JournalFailedError(f"the journal cannot be written: {error}; make room or mend the disk") from None
         tally.count(tally.Operation.SYNC)
 
     def records(self) -> list[Record]:
@@ -136,7 +150,8 @@ class Journal(Closing):
 
     def close(self) -> None:
         """Close the journal and let another process have it."""
-        self._database.commit()
+        with suppress(sqlite3.Error):
+            self._database.commit()
         self._database.close()
         os.close(self._lock)
 

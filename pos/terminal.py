@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pos import identity as identities
 from pos import tap_key
 from pos.identity import Identity
-from pos.journal import Journal, Record, State
+from pos.journal import Journal, JournalFailedError, Record, State
 from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
 from pos.session import CardSession, signed
 from pos.verifier import Trust, VerifiedCard, verify
@@ -266,7 +266,10 @@ class Terminal(Closing):
     def _record_result(self, session: CardSession, final: Receipt, answer: DebitResult) -> None:
         approved = answer.result is Result.APPROVED
         state = State.APPROVED if approved else State.REFUSED
-        self._journal.settle(final.transaction_id, state, answer.signature, "" if approved else answer.result.words)
+        try:
+            self._journal.settle(final.transaction_id, state, answer.signature, "" if approved else answer.result.words)
+        except JournalFailedError as error:
+            raise _EndedError(OutcomeKind.TORN, f"{error}; present the card again", charged=approved) from None
         if not approved:
             self._confirm(session, final.transaction_id)
             kind = OutcomeKind.SEE_PHONE if answer.result is Result.SEE_PHONE else OutcomeKind.DECLINED

@@ -181,7 +181,10 @@ def serve(
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with Phone(home.wallet, _issuer_option(home, issuer), options, screen.show) as phone:
-            screen.ready(phone.view(), {"wallet": _own_pid(), "tee": phone.tee.pid})
+            view = phone.view()
+            if not view.currency:
+                raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
+            screen.ready(view, {"wallet": _own_pid(), "tee": phone.tee.pid})
             port.serve(phone.card)
     finally:
         port.close()

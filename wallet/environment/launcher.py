@@ -13,10 +13,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import TapLabError
+from protocol.errors import DecodeError, TapLabError
 from wallet.environment import message, shared_memory
 from wallet.environment.message import Kind, Message
-from wallet.environment.shared_memory import SharedMemory
+from wallet.environment.shared_memory import REGION, SharedMemory
 
 _log = logging.getLogger(__name__)
 START_SECONDS = 20.0
@@ -107,7 +107,7 @@ class HardwareEnvironment:
         except OSError:
             raise TrustedWorldGoneError("the TEE process has ended") from None
         answer = self._receive(timeout)
-        if answer.kind is not Kind.ANSWER or answer.sequence != self._sequence:
+        if answer.kind is not Kind.ANSWER or answer.sequence != self._sequence or answer.length > REGION:
             raise TrustedWorldGoneError("the TEE process answers out of turn")
         _log.debug("command %d: %d bytes, result %08X, %d bytes", request.command, len(payload), answer.result,
                    answer.length)  # fmt: skip
@@ -121,7 +121,10 @@ class HardwareEnvironment:
             raise TrustedWorldGoneError("the TEE process does not answer") from None
         if not data:
             raise TrustedWorldGoneError("the TEE process has ended")
-        return Message.decode(data)
+        try:
+            return Message.decode(data)
+        except DecodeError:
+            raise TrustedWorldGoneError("the TEE process answers what is no Message") from None
 
     def close(self) -> None:
         """Close the socket, which ends the process, and wait for it."""

@@ -61,6 +61,16 @@ class Origin(IntEnum):
     TRUSTED_APP = 4
 
 
+def as_result(code: int) -> TeeResult:
+    """Return the result of a code from the other world, GENERIC for one that is not known."""
+    return TeeResult(code) if code in set(TeeResult) else TeeResult.GENERIC
+
+
+def as_origin(code: int) -> Origin:
+    """Return the origin of a code from the other world, TEE for one that is not known."""
+    return Origin(code) if code in set(Origin) else Origin.TEE
+
+
 class TeeError(TapLabError):
     """A result other than SUCCESS, with its origin; the text is one sentence from the trusted application."""
 
