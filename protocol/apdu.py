@@ -108,6 +108,8 @@ class Command:
             parsed = _CASES[case].parse(apdu)
         except ConstructError:
             raise DecodeError("Command", "Lc", f"does not fit an APDU of {len(apdu)} bytes") from None
+        if case in ("3E", "4E") and not parsed.data:
+            raise DecodeError("Command", "Lc", "an extended length of 0")
         ne: int | None = None
         if "le" in parsed:
             ne = parsed.le or (MAX_NE if case.endswith("E") else SHORT_MAX_NE)

@@ -20,7 +20,7 @@ from protocol import signing
 from protocol.errors import Check
 from protocol.tags import Tag
 from protocol.tlv import tagged
-from protocol.wire import AnyAdapter, Coded, Nested, NumericDate, NumericInt, Wire
+from protocol.wire import Coded, FieldAdapter, Nested, NumericDate, NumericInt, Wire
 
 SERIAL_LENGTH = 8
 AUTHORITY_LENGTH = 4
@@ -36,7 +36,7 @@ class Usage(IntEnum):
     CREDENTIAL = 0x02
 
 
-class PrintableText(AnyAdapter):
+class PrintableText(FieldAdapter):
     """One to `limit` characters 20 to 7E."""
 
     def __init__(self, limit: int) -> None:

@@ -10,6 +10,7 @@ from protocol import tlv
 from protocol.errors import DecodeError
 from protocol.tags import Tag
 
+MAX_NAME = 16  # ISO 7816-4 §11.2.2
 DIRECTORY_NAME = b"2PAY.SYS.DDF01"  # EMV Contactless Book B §3.3.1: PPSE
 
 
@@ -38,7 +39,7 @@ class ApplicationFci:
         offer = tlv.parse(tlv.require(inner, Tag.FCI_PROPRIETARY, "FCI"), "FCI")
         versions = tlv.require(offer, Tag.VERSIONS, "FCI")
         suites = tlv.require(offer, Tag.SUITES, "FCI")
-        return cls(tlv.require(inner, Tag.DF_NAME, "FCI"), tuple(versions), tuple(suites))
+        return cls(_name(inner, Tag.DF_NAME, "FCI"), tuple(versions), tuple(suites))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,14 @@ class DirectoryEntry:
         priority = objects.get(Tag.APPLICATION_PRIORITY, b"\0")
         if len(priority) != 1:
             raise DecodeError("Directory", "87", "not one byte")
-        return cls(tlv.require(objects, Tag.ADF_NAME, "Directory"), label, priority[0] & 0x0F)
+        return cls(_name(objects, Tag.ADF_NAME, "Directory"), label, priority[0] & 0x0F)
+
+
+def _name(objects: dict[int, bytes], tag: Tag, structure: str) -> bytes:
+    name = tlv.require(objects, tag, structure)
+    if not 1 <= len(name) <= MAX_NAME:
+        raise DecodeError(structure, f"{tag:X}", "no name that SELECT could carry")
+    return name
 
 
 def encode_directory(entries: tuple[DirectoryEntry, ...]) -> bytes:

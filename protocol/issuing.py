@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
 
-from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, Prefixed, PrefixedArray, Struct, Terminated
+from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, Prefixed, PrefixedArray, Struct
 
 from protocol import signing
 from protocol.card_number import CardNumber
@@ -70,15 +70,11 @@ class IssuerRefusedError(TapLabError):
         self.reason = reason
 
 
-def _layout(*parts: Any) -> Construct[Any, Any]:
-    return Struct(*parts, Terminated)
-
-
 @dataclass(frozen=True, slots=True)
 class AnchorsRequest(Wire):
     """Ask for the trust anchors; done once, when a wallet or terminal is set up."""
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout()
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,7 @@ class Anchors(Wire):
     acquirer_id: bytes
     acquirer_key: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "issuer_id" / Bytes(4),
         "issuer_key" / Bytes(signing.POINT_LENGTH),
         "operations_key" / Bytes(signing.POINT_LENGTH),
@@ -115,7 +111,7 @@ class Application(Wire):
     credential_keys: tuple[bytes, ...]
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "device_key" / Bytes(signing.POINT_LENGTH),
         "sealing_key" / Bytes(32),
         "currency" / NumericInt(4),
@@ -151,7 +147,7 @@ class Issuance(Wire):
     sealed_numbers: bytes
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "certificates" / PrefixedArray(Byte, Nested(CredentialCertificate)),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
         "sealed_numbers" / GreedyBytes,
@@ -172,7 +168,7 @@ class IssuedNumbers(Wire):
 
     numbers: tuple[CardNumber, ...]
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("numbers" / PrefixedArray(Byte, CardNumberField()))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("numbers" / PrefixedArray(Byte, CardNumberField()))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", tuple(self.numbers))
@@ -193,7 +189,7 @@ class LoadRequest(Wire):
     currency: int
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "device" / Bytes(DEVICE_ID_LENGTH),
         "number" / Int32ub,
         "amount" / NumericInt(12),
@@ -232,7 +228,7 @@ class TerminalApplication(Wire):
     merchant: Merchant
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "public_key" / Bytes(signing.POINT_LENGTH),
         "terminal_id" / Prefixed(Byte, PrintableText(TERMINAL_ID_LENGTH)),
         "merchant" / Nested(Merchant),
@@ -250,14 +246,14 @@ class TerminalIssuance(Wire):
 
     certificate: TerminalCertificate
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("certificate" / Nested(TerminalCertificate))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("certificate" / Nested(TerminalCertificate))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockListRequest(Wire):
     """Ask for the newest list of what is blocked."""
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout()
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +265,7 @@ class BlockList(Wire):
     numbers: tuple[CardNumber, ...]
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "time" / Int64ub,
         "terminals" / PrefixedArray(Int32ub, Bytes(8)),
         "numbers" / PrefixedArray(Int32ub, CardNumberField()),
@@ -291,7 +287,7 @@ class Refusal(Wire):
 
     reason: RefusalReason
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("reason" / Coded(RefusalReason, Byte))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("reason" / Coded(RefusalReason, Byte))
 
 
 _KINDS: dict[int, type[Wire]] = {

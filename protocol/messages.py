@@ -10,7 +10,7 @@ from datetime import date, time
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from construct import Byte, Bytes, Construct, FocusedSeq, GreedyBytes, Int16ub, Struct, Terminated
+from construct import Byte, Bytes, Construct, GreedyBytes, Int16ub, Struct
 
 from protocol import envelope, signing
 from protocol.card_number import CardNumber
@@ -18,7 +18,7 @@ from protocol.certificate import CredentialCertificate, TerminalCertificate
 from protocol.channel import SECRET_LENGTH, TRANSACTION_ID_LENGTH
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
-from protocol.wire import AnyAdapter, Coded, Digits, Nested, NumericDate, NumericInt, NumericTime, Wire
+from protocol.wire import AnyAdapter, Coded, Digits, FieldAdapter, Nested, NumericDate, NumericInt, NumericTime, Wire
 
 CHALLENGE_LENGTH = 8
 TAP_KEY_LENGTH = 32
@@ -46,7 +46,7 @@ class Result(IntEnum):
         return self.name.lower().replace("_", " ")
 
 
-class CardNumberField(AnyAdapter):
+class CardNumberField(FieldAdapter):
     """A virtual card number, EMV format n, eight bytes."""
 
     def __init__(self) -> None:
@@ -74,17 +74,13 @@ class SecretField(AnyAdapter):
         return bytes(obj)
 
 
-def _whole(*parts: Any) -> Construct[Any, Any]:
-    return FocusedSeq("message", "message" / Struct(*parts), Terminated)
-
-
 @dataclass(frozen=True, slots=True)
 class RelayCheck(Wire):
     """RELAY CHECK, in either direction: the terminal's challenge, or the wallet's nonce. 8 bytes."""
 
     value: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole("value" / Bytes(CHALLENGE_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("value" / Bytes(CHALLENGE_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +91,7 @@ class GetVirtualCard(Wire):
     tap_key: bytes
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "certificate" / Nested(TerminalCertificate),
         "tap_key" / Bytes(TAP_KEY_LENGTH),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
@@ -121,7 +117,7 @@ class CardPlaintext(Wire):
     secret: Secret
     open_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "number" / CardNumberField(),
         "currency" / NumericInt(4),
         "counter" / Int16ub,
@@ -141,7 +137,7 @@ class VirtualCard(Wire):
     signature: bytes
     certificate: CredentialCertificate
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "sealed" / Bytes(SEALED_LENGTH),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
         "certificate" / Nested(CredentialCertificate),
@@ -160,7 +156,7 @@ class Debit(Wire):
     date: date
     time: time
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "amount" / NumericInt(12),
         "currency" / NumericInt(4),
         "date" / NumericDate(6),
@@ -179,7 +175,7 @@ class DebitResult(Wire):
     result: Result
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "result" / Coded(Result, Byte), "signature" / Bytes(signing.SIGNATURE_LENGTH)
     )
 
@@ -190,7 +186,7 @@ class Confirm(Wire):
 
     transaction_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole("transaction_id" / GreedyBytes)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("transaction_id" / GreedyBytes)
 
     def __post_init__(self) -> None:
         if len(self.transaction_id) not in (0, TRANSACTION_ID_LENGTH):
@@ -203,7 +199,7 @@ class Confirmed(Wire):
 
     open_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole("open_id" / Bytes(TRANSACTION_ID_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("open_id" / Bytes(TRANSACTION_ID_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +218,7 @@ class Receipt(Wire):
     debit: Debit
     result: Result
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _whole(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "version" / Byte,
         "suite" / Byte,
         "credential_hash" / Bytes(DIGEST_LENGTH),

@@ -46,7 +46,7 @@ def _by_code() -> dict[str | int, Currency]:
     return known
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Amount:
     """A non-negative amount of money in minor units, at most twelve digits (EMV tag 9F02)."""
 

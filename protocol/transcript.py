@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from protocol.apdu import Command, Response
+from protocol.apdu import MAX_DATA, Command, Response
 from protocol.errors import DecodeError
 from protocol.signing import SIGNATURE_LENGTH
 from protocol.status import StatusWord
@@ -88,8 +88,8 @@ def _records(prefix: bytes) -> list[Record]:
 
 
 def _command(content: bytes) -> Command:
-    if len(content) < 4:
-        raise DecodeError("Transcript", "command", "too short")
+    if not 4 <= len(content) <= 4 + MAX_DATA:
+        raise DecodeError("Transcript", "command", "of a length that no command has")
     cla, ins, p1, p2 = content[:4]
     return Command(cla, ins, p1, p2, content[4:])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import date, time
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from construct import Adapter, Bytes, Construct, ConstructError, stream_write
+from construct import Adapter, Bytes, Construct, ConstructError, ValidationError, stream_write
 
 from protocol.errors import DecodeError
 
@@ -49,8 +49,9 @@ class Wire:
             raise DecodeError(cls.__name__, _field_of(error), _reason(error)) from None
         except (ValueError, TypeError) as error:
             raise DecodeError(cls.__name__, "", str(error)) from None
-        if value.encode() != data:
-            raise DecodeError(cls.__name__, "", "not in its one canonical form")
+        if (encoded := value.encode()) != data:
+            why = "bytes after the end" if data.startswith(encoded) else "not in its one canonical form"
+            raise DecodeError(cls.__name__, "", why)
         return value
 
 
@@ -70,6 +71,8 @@ def _field_of(error: ConstructError) -> str:
 
 
 def _reason(error: ConstructError) -> str:
+    if isinstance(error.__cause__, ValueError):
+        return str(error.__cause__)
     # construct quotes the offending bytes in some messages; bytes of a message never belong in an error.
     return {
         "StreamError": "too short",
@@ -97,7 +100,17 @@ class Nested(AnyConstruct):
         return obj
 
 
-class Coded(AnyAdapter):
+class FieldAdapter(AnyAdapter):
+    """An adapter whose ValueErrors, raised when a value makes no sense, name the field where it stood."""
+
+    def _parse(self, stream: Any, context: Any, path: Any) -> Any:
+        try:
+            return super()._parse(stream, context, path)
+        except ValueError as error:
+            raise ValidationError("value refused", path=path) from error
+
+
+class Coded(FieldAdapter):
     """An enumeration on the wire; a value that is not in it is refused."""
 
     def __init__(self, codes: type[Any], subcon: Construct[Any, Any]) -> None:
@@ -112,7 +125,7 @@ class Coded(AnyAdapter):
         return obj.value
 
 
-class Digits(AnyAdapter):
+class Digits(FieldAdapter):
     """Decimal digits two to a byte, EMV Book 3 §4.3 format n, as a string of fixed length."""
 
     def __init__(self, digits: int) -> None:

@@ -39,19 +39,21 @@ class MemoryPort(CardPort):
     def present(self, card: CardHandler) -> None:
         """Lay the card into the field and return at once."""
         with _changed:
+            if self._closed.is_set():
+                return
             self.card = card
             _cards[self._name] = self
             _changed.notify_all()
 
     def close(self) -> None:
         """Take the card away."""
+        self._closed.set()
         with _changed:
             if _cards.get(self._name) is self:
                 del _cards[self._name]
             card, self.card = self.card, None
         if card is not None:
             card.deactivate()
-        self._closed.set()
 
 
 class MemoryLink(CardLink):
@@ -76,7 +78,10 @@ class MemoryLink(CardLink):
         """Let the card answer."""
         if self._port is None or self._port.card is None:
             raise CardRemovedError("the card has left the field")
-        return self._port.card.process(apdu)
+        answer = self._port.card.process(apdu)
+        if self._port is None or self._port.card is None:
+            raise CardRemovedError("the card has left the field")
+        return answer
 
     def deactivate(self) -> None:
         """End the tap."""

@@ -34,6 +34,7 @@ from protocol.transport.base import (
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.02
 MAX_MESSAGE = 0xFFFF
+_TOO_LONG = bytes.fromhex("6700")  # what a card answers in place of more than this link can carry
 
 
 class Control(IntEnum):
@@ -123,13 +124,17 @@ class _Messages:
         self._connection.sendall(len(message).to_bytes(2, "big") + message)
 
     def receive(self, timeout: float | None) -> bytes:
-        """Return the next message; ConnectionError when the other end is gone, TimeoutError when it is silent."""
-        self._connection.settimeout(timeout)
-        return self._exactly(int.from_bytes(self._exactly(2), "big"))
+        """Return the next message; ConnectionError when the other end is gone, TimeoutError when it is too slow."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._exactly(int.from_bytes(self._exactly(2, deadline), "big"), deadline)
 
-    def _exactly(self, count: int) -> bytes:
+    def _exactly(self, count: int, deadline: float | None) -> bytes:
         data = b""
         while len(data) < count:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError("the message does not end")
+            self._connection.settimeout(left)
             piece = self._connection.recv(count - len(data))
             if not piece:
                 raise ConnectionResetError("the other end closed the link")
@@ -150,6 +155,7 @@ class SocketLink(CardLink):
         self._address = address
         self._server = address.bind() if address.listen else None
         self._messages: _Messages | None = None
+        self._active = False
 
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
         """Wait for the card's end, reset the card and ask for its ATR."""
@@ -157,15 +163,23 @@ class SocketLink(CardLink):
         while True:
             self._messages = self._messages or _Messages(self._open(deadline))
             try:
-                self._messages.send(bytes([Control.POWER_ON]))
-                self._messages.send(bytes([Control.RESET]))
-                self._messages.send(bytes([Control.GET_ATR]))
-                return Activation(self._messages.receive(max(deadline - time.monotonic(), _RETRY_SECONDS)))
+                atr = self._reset(self._messages, deadline)
             except TimeoutError:
                 self._drop()
                 raise CardSilentError("the card at the other end does not answer a reset") from None
             except OSError:
                 self._drop()
+                if time.monotonic() >= deadline:
+                    raise CardSilentError(f"the card at {self._address} hangs up again and again") from None
+                time.sleep(_RETRY_SECONDS)
+            else:
+                self._active = True
+                return Activation(atr)
+
+    def _reset(self, messages: _Messages, deadline: float) -> bytes:
+        for code in (Control.POWER_ON, Control.RESET, Control.GET_ATR):
+            messages.send(bytes([code]))
+        return messages.receive(max(deadline - time.monotonic(), _RETRY_SECONDS))
 
     def _open(self, deadline: float) -> socket.socket:
         while True:
@@ -181,7 +195,7 @@ class SocketLink(CardLink):
 
     def transceive(self, apdu: bytes) -> bytes:
         """Send a command and wait for its answer."""
-        if self._messages is None:
+        if self._messages is None or not self._active:
             raise CardRemovedError("no card is active")
         try:
             traffic(_log, ">", apdu)
@@ -197,12 +211,13 @@ class SocketLink(CardLink):
         return answer
 
     def _drop(self) -> None:
-        messages, self._messages = self._messages, None
+        messages, self._messages, self._active = self._messages, None, False
         if messages is not None:
             messages.close()
 
     def deactivate(self) -> None:
         """Switch the card off; the connection stays for the next tap."""
+        self._active = False
         if self._messages is not None:
             try:
                 self._messages.send(bytes([Control.POWER_OFF]))
@@ -255,7 +270,7 @@ class SocketPort(CardPort):
             traffic(_log, ">", message)
             answer = card.process(message)
             traffic(_log, "<", answer)
-            messages.send(answer)
+            messages.send(answer if len(answer) <= MAX_MESSAGE else _TOO_LONG)
 
     def _control(self, card: CardHandler, messages: _Messages, code: int) -> None:
         if code == Control.GET_ATR:

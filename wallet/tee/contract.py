@@ -25,7 +25,6 @@ from construct import (
     Prefixed,
     PrefixedArray,
     Struct,
-    Terminated,
 )
 
 from protocol.apdu import Command
@@ -99,10 +98,6 @@ class CommandId(IntEnum):
     OBEY_LIST = 25
 
 
-def _layout(*parts: Any) -> Construct[Any, Any]:
-    return Struct(*parts, Terminated)
-
-
 @dataclass(frozen=True, slots=True)
 class BegunTap(Wire):
     """BEGIN_TAP answers: the nonce of this tap; whether payment is locked."""
@@ -110,7 +105,7 @@ class BegunTap(Wire):
     nonce: bytes
     locked: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("nonce" / Bytes(CHALLENGE_LENGTH), "locked" / Flag)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("nonce" / Bytes(CHALLENGE_LENGTH), "locked" / Flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +117,7 @@ class CardRequest(Wire):
     p2: int
     data: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "prefix" / Prefixed(Int32ub, GreedyBytes), "p1" / Byte, "p2" / Byte, "data" / GreedyBytes
     )
 
@@ -134,7 +129,7 @@ class ChannelRequest(Wire):
     header: bytes
     data: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("header" / Bytes(4), "data" / GreedyBytes)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("header" / Bytes(4), "data" / GreedyBytes)
 
     def command(self) -> Command:
         """Return the command APDU."""
@@ -170,7 +165,7 @@ class ChannelAnswer(Wire):
     shown: Shown
     body: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("shown" / Nested(Shown), "body" / GreedyBytes)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("shown" / Nested(Shown), "body" / GreedyBytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +174,7 @@ class Consent(Wire):
 
     granted: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("granted" / Flag)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("granted" / Flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +190,7 @@ class WalletView(Wire):
     no_pin_limit: int
     locked: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "device" / Prefixed(Byte, GreedyBytes),
         "currency" / Int16ub,
         "balance" / Int64ub,
@@ -216,7 +211,7 @@ class Report(Wire):
     missing: tuple[str, ...]
     operations: tuple[int, ...]
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "landlock_abi" / Byte,
         "seccomp" / Flag,
         "missing" / PrefixedArray(Byte, PascalString(Int16ub, "utf8")),
@@ -235,7 +230,7 @@ class ApplyRequest(Wire):
     currency: int
     count: int
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("currency" / Int16ub, "count" / Byte)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("currency" / Int16ub, "count" / Byte)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +240,7 @@ class Installation(Wire):
     application: bytes
     issuance: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "application" / Prefixed(Int32ub, GreedyBytes), "issuance" / Prefixed(Int32ub, GreedyBytes)
     )
 
@@ -257,11 +252,11 @@ class LoadOrder(Wire):
     amount: int
     currency: int
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout("amount" / Int64ub, "currency" / Int16ub)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("amount" / Int64ub, "currency" / Int16ub)
 
 
 @dataclass(frozen=True, slots=True)
 class Nothing(Wire):
     """No parameters, or no answer."""
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = _layout()
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct()
