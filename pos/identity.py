@@ -58,8 +58,8 @@ def load(folder: Path) -> Identity:
     """Return the terminal of `folder`; UsageError says how to make one when there is none."""
     try:
         return Identity(
-            PrivateKey.from_scalar((folder / SIGNING_KEY_FILE).read_bytes()),
-            Secret((folder / DEVICE_SECRET_FILE).read_bytes()),
+            PrivateKey.from_scalar(_read_secret(folder / SIGNING_KEY_FILE)),
+            _read_secret(folder / DEVICE_SECRET_FILE),
             TerminalCertificate.decode((folder / CERTIFICATE_FILE).read_bytes()),
             Anchors.decode((folder / ANCHORS_FILE).read_bytes()),
             BlockList.decode((folder / LIST_FILE).read_bytes()),
@@ -97,7 +97,14 @@ def _secret(path: Path, fresh: Secret) -> Secret:
     """Return the secret in `path`, which is `fresh` when there was none."""
     if not path.exists():
         write_privately(path, fresh)
-    return Secret(path.read_bytes())
+    return _read_secret(path)
+
+
+def _read_secret(path: Path) -> Secret:
+    secret = Secret(path.read_bytes())
+    if len(secret) != _SECRET_BYTES:
+        raise ValueError(f"{path.name} does not hold {_SECRET_BYTES} bytes")
+    return secret
 
 
 def _ask(issuer: IssuerLink, request: Wire, kind: type[AnyWire]) -> AnyWire:

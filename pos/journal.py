@@ -90,6 +90,7 @@ class Journal(Closing):
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
+            os.close(self._lock)
             raise UsageError(f"the journal in {folder} cannot be used: {error}") from None
         self._next_tap = self._reserved_until = self._reserved()
 
@@ -129,7 +130,8 @@ class Journal(Closing):
 
         It goes to disk with the next thing that must; when it is lost before, the wallet says the result once more.
         """
-        self._database.execute("UPDATE transactions SET confirmed = 1 WHERE transaction_id = ?", (transaction_id,))
+        with suppress(sqlite3.Error):
+            self._database.execute("UPDATE transactions SET confirmed = 1 WHERE transaction_id = ?", (transaction_id,))
 
     @contextmanager
     def _durably(self) -> Iterator[None]:

@@ -28,6 +28,7 @@ class FreshnessCounter:
         self._key = key
         self._file = os.open(folder / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self.value = self._read()
+        self.is_of_another_key = self.value == 0 and os.fstat(self._file).st_size > 0
 
     @property
     def descriptors(self) -> tuple[int, ...]:

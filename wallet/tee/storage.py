@@ -10,7 +10,6 @@ it was written is the last one and is cut off when the log is opened.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -169,6 +168,8 @@ class SealedStorage:
         position = len(_MAGIC)
         while (end := self._load_entry(data, position)) > position:
             position = end
+        if position == len(_MAGIC) < len(data) and self._counter.is_of_another_key:
+            raise TapLabError("the storage cannot be read with this device key; put the right root.key back")
         if self._number in (self._counter.value, self._counter.value + 1):
             os.ftruncate(self._file, position)  # else keep the evidence: it is no torn tail
         return position
@@ -195,24 +196,35 @@ class SealedStorage:
 
         An error leaves the old log as it is: it is longer, not wrong.
         """
-        path, new = self._folder / FILE_NAME, self._folder / f"{FILE_NAME}.new"
         first = self._seal(self._number, bytes(_TAG_BYTES), _encode(self._state))
         try:
-            file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            _write_at(file, _MAGIC + first, 0)
-            os.fsync(file)
-            os.rename(new, path)  # noqa: PTH104 - a Path's method would stat, which the TEE may not
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-                raise
+            file = self._replace_log(_MAGIC + first)
+        except OSError:
             self._compacted_size = self._size  # try again when the log has grown once more
             return
         os.close(self._file)
         self._file, self._previous = file, first[-_TAG_BYTES:]
         self._size = self._compacted_size = len(_MAGIC) + len(first)
-        directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        os.fsync(directory)
-        os.close(directory)
+        try:
+            directory = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            os.fsync(directory)
+            os.close(directory)
+        except OSError as error:
+            raise StorageUncertainError(f"the storage folder cannot be synced: {error.strerror}") from None
+
+    def _replace_log(self, data: bytes) -> int:
+        """Return the descriptor of a new log with `data`, in the old one's place; after an OSError nothing is left of it."""
+        new = self._folder / f"{FILE_NAME}.new"
+        file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            _write_at(file, data, 0)
+            os.fsync(file)
+            os.rename(new, self._folder / FILE_NAME)  # noqa: PTH104 - a Path's method would stat, which the TEE may not
+        except OSError:
+            os.close(file)
+            os.unlink(new)  # noqa: PTH108 - likewise
+            raise
+        return file
 
 
 def _write_at(file: int, data: bytes, offset: int) -> None:

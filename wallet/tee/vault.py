@@ -20,6 +20,7 @@ from protocol import envelope, signing
 from protocol.certificate import Authority, CredentialCertificate, Usage, failed_checks
 from protocol.errors import Check, VerificationError
 from protocol.issuing import (
+    MAX_CREDENTIALS,
     Anchors,
     Application,
     BlockList,
@@ -164,6 +165,8 @@ class Vault:
 
     def apply(self, currency: int, count: int, *, locked_down: bool) -> Application:
         """Return a signed application for `count` credentials; keys that are pending already are applied for first."""
+        if not 1 <= count <= MAX_CREDENTIALS:
+            raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, f"1 to {MAX_CREDENTIALS} cards at once")
         if self.purse.currency not in (0, currency):
             raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "the purse is in another currency already")
         device = self.device
