@@ -47,6 +47,8 @@ def air_time(lengths: Iterable[tuple[int, int]], kbit: int = 106, frame: int = 2
     """
     if kbit not in BIT_RATES:
         raise ValueError(f"{kbit} kbit/s is no ISO 14443 bit rate")
+    if frame <= _BLOCK_OVERHEAD:
+        raise ValueError(f"a frame of {frame} bytes carries nothing")
     frames, seconds = 0, 0.0
     etu = _ETU_SECONDS * 106 / kbit
     for command, answer in lengths:

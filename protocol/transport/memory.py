@@ -76,10 +76,12 @@ class MemoryLink(CardLink):
 
     def transceive(self, apdu: bytes) -> bytes:
         """Let the card answer."""
-        if self._port is None or self._port.card is None:
+        port = self._port
+        card = port.card if port is not None else None
+        if port is None or card is None:
             raise CardRemovedError("the card has left the field")
-        answer = self._port.card.process(apdu)
-        if self._port is None or self._port.card is None:
+        answer = card.process(apdu)
+        if port.card is None:
             raise CardRemovedError("the card has left the field")
         return answer
 

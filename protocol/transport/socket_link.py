@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -61,7 +62,7 @@ class Address:
         if "/" in text:
             return Address(Path(text), "", 0, listen)
         host, _, port = text.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) <= 0xFFFF:
+        if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 0xFFFF:
             raise UsageError(f"{text!r} is no socket; write socket:/path/of/socket or socket:127.0.0.1:35963")
         return Address(None, host, int(port), listen)
 
@@ -69,8 +70,7 @@ class Address:
         """Return a connected socket, or raise OSError."""
         if self.path is None:
             connection = socket.create_connection((self.host, self.port), timeout=ANSWER_TIMEOUT)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return connection
+            return _without_delay(connection)
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(self.path))
@@ -94,9 +94,12 @@ class Address:
         previous = os.umask(0o177)
         try:
             server.bind(str(self.path))
+            server.listen()
+        except OSError:
+            server.close()
+            raise
         finally:
             os.umask(previous)
-        server.listen()
         return server
 
     def _remove_stale_socket(self, path: Path) -> None:
@@ -187,8 +190,10 @@ class SocketLink(CardLink):
                 if self._server is None:
                     return self._address.connect()
                 self._server.settimeout(max(deadline - time.monotonic(), _RETRY_SECONDS))
-                return self._server.accept()[0]
+                return _without_delay(self._server.accept()[0])
             except OSError as error:
+                if not isinstance(error, ConnectionError | FileNotFoundError | TimeoutError):
+                    raise LinkUnavailableError(f"cannot use {self._address}: {error.strerror or error}") from None
                 if time.monotonic() >= deadline:
                     raise CardSilentError(f"no card was presented at {self._address} in time") from error
                 time.sleep(_RETRY_SECONDS)
@@ -217,8 +222,8 @@ class SocketLink(CardLink):
 
     def deactivate(self) -> None:
         """Switch the card off; the connection stays for the next tap."""
-        self._active = False
-        if self._messages is not None:
+        active, self._active = self._active, False
+        if active and self._messages is not None:
             try:
                 self._messages.send(bytes([Control.POWER_OFF]))
             except OSError:
@@ -259,7 +264,7 @@ class SocketPort(CardPort):
     def _next_connection(self) -> socket.socket:
         if self._server is None:
             return self._address.connect()
-        return self._server.accept()[0]
+        return _without_delay(self._server.accept()[0])
 
     def _serve_connection(self, card: CardHandler, messages: _Messages) -> None:
         while not self._closing.is_set():
@@ -286,6 +291,13 @@ class SocketPort(CardPort):
         _close_server(self._server, self._address)
         if self._messages is not None:
             self._messages.close()
+
+
+def _without_delay(connection: socket.socket) -> socket.socket:
+    """Send small messages at once: Nagle's algorithm would hold an answer back until the one before is acknowledged."""
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
 def _close_server(server: socket.socket | None, address: Address) -> None:
