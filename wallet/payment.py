@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
 from queue import SimpleQueue
 
 from protocol.apdu import Command, Response
@@ -24,6 +25,16 @@ _CHANNEL_COMMANDS = (Ins.DEBIT, Ins.CONFIRM, Ins.CANCEL)
 _REFUSES_TERMINAL = (TeeResult.SECURITY, TeeResult.BAD_FORMAT, TeeResult.ACCESS_DENIED)
 
 
+class Stage(Enum):
+    """How far the tap is; each stage is entered once, in this order."""
+
+    IDLE = auto()
+    SELECTED = auto()
+    RELAY_CHECKED = auto()
+    IN_CHANNEL = auto()
+    ENDED = auto()
+
+
 class PaymentClient:
     """One payment application by name, in front of the trusted application."""
 
@@ -33,29 +44,26 @@ class PaymentClient:
         self._tee = tee
         self._events = events
         self._nonce: bytes | None = None
-        self._relay_checked = False
-        self._in_channel = False
+        self._stage = Stage.IDLE
         self._fci = ApplicationFci(name, VERSIONS, SUITES).encode()
 
     def select(self) -> Response:
         """S3: the name matches. The trusted world makes the nonce of this tap now, so that RELAY CHECK needs no wait."""
         self._forget()
         begun = self._tee.invoke(CommandId.BEGIN_TAP, BegunTap)
-        self._nonce = begun.nonce
+        self._nonce, self._stage = begun.nonce, Stage.SELECTED
         self._events.put(Event(Step.NAME_ANSWERED, "application name matches, wallet answers"))
         return Response(self._fci, StatusWord.SELECTED_FILE_DEACTIVATED if begun.locked else StatusWord.OK)
 
     def reset(self) -> None:
         """The tap is over."""
-        if self._nonce is None:
+        if self._stage is Stage.IDLE:
             return
         self._forget()
         self._events.put(Event(Step.TAP_ENDED, "tap ended"))
 
     def _forget(self) -> None:
-        self._nonce = None
-        self._relay_checked = False
-        self._in_channel = False
+        self._nonce, self._stage = None, Stage.IDLE
 
     def answer(self, command: Command, prefix: bytes) -> Response:
         """Answer RELAY CHECK from memory and relay everything else to the trusted world."""
@@ -74,18 +82,18 @@ class PaymentClient:
             RelayCheck.decode(command.data)
         except DecodeError:
             raise StatusWordError(StatusWord.WRONG_LENGTH) from None
-        if self._nonce is None or self._relay_checked:
+        if self._nonce is None or self._stage is not Stage.SELECTED:
             raise StatusWordError(StatusWord.CONDITIONS_NOT_SATISFIED)
-        self._relay_checked = True
+        self._stage = Stage.RELAY_CHECKED
         return Response(self._nonce, StatusWord.OK)
 
     def _get_virtual_card(self, command: Command, prefix: bytes) -> Response:
         """S5 to S7: the request goes in by the client API, and what comes back goes to the terminal as it is."""
         if command.p1 not in VERSIONS or command.p2 not in SUITES:
             raise StatusWordError(StatusWord.WRONG_P1_P2)
-        if not self._relay_checked or self._in_channel:
+        if self._stage is not Stage.RELAY_CHECKED:
             raise StatusWordError(StatusWord.CONDITIONS_NOT_SATISFIED)
-        self._relay_checked = False
+        self._stage = Stage.ENDED
         self._events.put(Event(Step.CARD_REQUESTED, "client application hands the request to the trusted application"))
         request = CardRequest(prefix, command.p1, command.p2, command.data)
         try:
@@ -96,7 +104,7 @@ class PaymentClient:
         self._events.put(
             Event(Step.CARD_SIGNED, "trusted application encrypted the number, then signed the ciphertext")
         )
-        self._in_channel = True
+        self._stage = Stage.IN_CHANNEL
         self._events.put(Event(Step.CARD_RETURNED, "client application returns the signed ciphertext"))
         return Response(card, StatusWord.OK)
 
@@ -106,12 +114,12 @@ class PaymentClient:
 
     def _channel(self, command: Command) -> Response:
         """S9 and its confirmation: encrypted for the trusted world, opaque here."""
-        if not self._in_channel:
+        if self._stage is not Stage.IN_CHANNEL:
             raise StatusWordError(StatusWord.CONDITIONS_NOT_SATISFIED)
-        self._in_channel = False
+        self._stage = Stage.ENDED  # whatever goes wrong in the trusted world ends the session
         request = ChannelRequest(command.unchained_header, command.data)
         answer = self._tee.invoke(CommandId.CHANNEL, ChannelAnswer, request)
-        self._in_channel = True
+        self._stage = Stage.IN_CHANNEL
         self._events.put(_told(command, answer))
         return Response(answer.body, StatusWord.OK)
 

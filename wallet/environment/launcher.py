@@ -99,9 +99,9 @@ class HardwareEnvironment:
 
     def trigger(self, request: Message, payload: bytes, timeout: float = ANSWER_SECONDS) -> tuple[Message, bytes]:
         """Carry one request over and return the answer with its payload; TrustedWorldGoneError when there is none."""
+        self._memory.write_request(payload)
         self._sequence += 1
         numbered = Message(request.kind, self._sequence, request.session, request.command, length=len(payload))
-        self._memory.write_request(payload)
         try:
             message.send(self._socket.fileno(), numbered)
         except OSError:

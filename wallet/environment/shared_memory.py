@@ -11,7 +11,7 @@ import fcntl
 import mmap
 import os
 
-REGION = 128 * 1024
+REGION = 256 * 1024  # the longest transcript and the longest command together
 _REQUEST_OFFSET = 0
 _ANSWER_OFFSET = REGION
 _SIZE = 2 * REGION

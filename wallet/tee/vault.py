@@ -194,6 +194,9 @@ class Vault:
         pending = self._read(PENDING, Pending)
         if pending is None:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "nothing was applied for")
+        own = signer(device.signing_scalar).public
+        if not signing.is_valid(own, application.signature, application.signature_input()):
+            raise VerificationError(Check.SIGNATURE)  # the client application made it up
         digest = application.digest()
         if not signing.is_valid(self.anchors.operations_key, issuance.signature, issuance.signature_input(digest)):
             raise VerificationError(Check.SIGNATURE)
@@ -205,7 +208,7 @@ class Vault:
             for scalar, number, certificate in zip(pending.scalars, numbers, issuance.certificates, strict=True)
         ]
         changes: dict[bytes, bytes | None] = {one.key: one.encode() for one in credentials}
-        purse = self.purse if self.purse.currency else _new_purse(application.currency)
+        purse = self.purse if self.purse.currency else _with_currency(self.purse, application.currency)
         self._storage.commit({**changes, PENDING: None, PURSE: purse.encode()})
         self._unshown = None
 
@@ -260,6 +263,7 @@ def _is_valid(credential: Credential, today: date) -> bool:
     return credential.certificate.valid_from <= today <= credential.certificate.valid_until
 
 
-def _new_purse(currency: int) -> Purse:
+def _with_currency(purse: Purse, currency: int) -> Purse:
+    """Return the purse as its first cards find it: empty, in a currency that stays; the issuer's time is kept."""
     limit = DEFAULT_NO_PIN_LIMIT * 10 ** Currency.of(currency).exponent
-    return replace(_EMPTY_PURSE, currency=currency, no_pin_limit=limit)
+    return replace(purse, currency=currency, no_pin_limit=limit)
