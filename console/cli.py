@@ -57,6 +57,11 @@ def common_options(function: Function) -> Function:
     return function
 
 
+trace_option = click.option(
+    "--trace", is_flag=True, help="Show each APDU on standard error: its fields, its status word, its milliseconds."
+)
+
+
 def run(group: click.Group, program: str) -> None:
     """Run a command line and exit with the code of its outcome."""
     sys.exit(_run(group, program))

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,14 @@ from console.home import Home
 from console.ui import money, print_json
 from lab import processes
 from lab.fixtures import Setup, set_up
+from lab.pcscd import PcscService
 from protocol.money import Amount
+from protocol.transport import pcsc
 
 AMOUNT = "12.50"
 _DESIGN_STEPS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9")
+LINKS = ("loopback", "nfcpy", "pcsc")
+_LINK_HELP = "A Unix socket; nfcpy's UDP device at both ends; or pcscd with vpcd and pyscard."
 _RULE = "─" * 60
 
 
@@ -72,6 +78,33 @@ class Demonstration:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class LinkEnds:
+    """The URLs of both ends of a link."""
+
+    card: str
+    terminal: str
+
+
+def open_link(name: str, home: Home, stack: ExitStack) -> LinkEnds:
+    """Return the ends of a link by its name, with what it needs started until `stack` is closed."""
+    if name == "nfcpy":
+        port = free_udp_port()
+        return LinkEnds(f"nfc:udp:127.0.0.1:{port}", f"nfc:udp:127.0.0.1:{port}")
+    if name == "pcsc":
+        pcsc.require()
+        stack.enter_context(PcscService())
+        return LinkEnds("vpcd:", "pcsc:")
+    return LinkEnds(home.link, home.link)
+
+
+def free_udp_port() -> int:
+    """Return a UDP port of the loopback that nobody uses now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def demonstrate(link: str) -> Demonstration:
     """Set up a laboratory in a folder of its own, pay once, and remove the folder."""
     folder = Path(tempfile.mkdtemp(prefix="taplab-demo-"))
@@ -85,8 +118,10 @@ def _demonstrate(home: Home, link: str) -> Demonstration:
     lines: list[Line] = []
     setup = Setup()
     set_up(home, setup, lambda text: lines.append(Line("S1", "issuer, wallet", text, time.time_ns())))
-    with processes.WalletProcess(home.path, home.link) as wallet:
-        report, code, pid = processes.charge(home.path, AMOUNT, setup.currency, home.link)
+    with ExitStack() as stack:
+        ends = open_link(link, home, stack)
+        wallet = stack.enter_context(processes.WalletProcess(home.path, ends.card))
+        report, code, pid = processes.charge(home.path, AMOUNT, setup.currency, ends.terminal)
         wallet.wait_for("tap ended")
         events = list(wallet.events)
         pids = {"pos": pid, **wallet.processes}
@@ -116,7 +151,7 @@ def _as_text(shown: Demonstration) -> str:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--link", type=click.Choice(["loopback"]), default="loopback", show_default=True, help="A Unix socket.")
+@click.option("--link", type=click.Choice(LINKS), default="loopback", show_default=True, help=_LINK_HELP)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def cli(link: str, as_json: bool) -> int:
     """Pay 12.50 EUR by tap, from nothing, with real processes; then remove every trace of it."""

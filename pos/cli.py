@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from console.cli import common_options, run
+from console.cli import common_options, run, trace_option
 from console.exit_codes import ExitCode
 from console.home import Home, make_private
 from console.ui import money, print_json
@@ -32,6 +32,7 @@ def cli() -> None:
     """
 
 
+timeout_option = click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for a card.")
 issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
 
 
@@ -84,10 +85,19 @@ def init(
 @click.argument("link", required=False)
 @click.option("--directory", is_flag=True, help="Read the payment directory first instead of selecting by name.")
 @click.option("--name", default=DEFAULT_NAME.hex().upper(), show_default=True, metavar="HEX", help="Application name.")
-@click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for a card.")
+@timeout_option
+@trace_option
 @common_options
 def charge(
-    home: Home, as_json: bool, amount: str, currency: str, link: str | None, directory: bool, name: str, timeout: float
+    home: Home,
+    as_json: bool,
+    amount: str,
+    currency: str,
+    link: str | None,
+    directory: bool,
+    name: str,
+    timeout: float,
+    trace: bool,
 ) -> int:
     """Charge AMOUNT of CURRENCY (default EUR) to the next card at LINK (default: the socket of this --home).
 
@@ -95,11 +105,14 @@ def charge(
     LINK is one of
       socket:/path/of/socket     another process on this machine
       socket:127.0.0.1:35963     the same over TCP, vpcd's protocol
+      pcsc: or pcsc:READER       a PC/SC reader
+      nfc:usb, nfc:tty:USB0:pn532, nfc:udp:127.0.0.1:54321   a device of nfcpy's
     with ?listen if the card is the one that connects, ?short for short APDU lengths only.
 
     The exit code tells how it ended: 0 approved, 10 declined, 11 see phone, 12 torn, 13 no application,
     14 not verified, 15 terminal not accepted, 16 no card.
     """
+    from console.trace import print_trace
     from pos.terminal import Terminal, TerminalOptions
     from pos.ui import Screen, outcome_as_json
 
@@ -122,6 +135,8 @@ def charge(
         screen.result(outcome)
     else:
         print_json(outcome_as_json(outcome))
+    if trace:
+        print_trace(outcome.trace)
     return exit_code(outcome)
 
 
@@ -217,6 +232,51 @@ def show(home: Home, as_json: bool) -> None:
         f"terminal {certificate.terminal_id}   {certificate.merchant.name}, certified until {certificate.valid_until}\n"
         f"taken    {money(taken)} in {len(records)} transactions, {unknown} of them with a result not known"
     )
+
+
+@cli.command()
+@click.argument("link")
+@timeout_option
+@trace_option
+@common_options
+def probe(home: Home, as_json: bool, link: str, timeout: float, trace: bool) -> int:
+    """Tell what is in the field of LINK: identifiers, answers, directory, known applications, NDEF content.
+
+    It only selects and reads what any reader may; it never asks for a payment record.
+    """
+    from console.trace import print_trace
+    from pos import probe as probing
+    from pos.ui import finding_as_json, finding_as_text
+    from protocol.errors import CardSilentError
+    from protocol.transport.opening import open_terminal_end
+
+    with open_terminal_end(link) as opened:
+        try:
+            finding, traced = probing.probe(opened, timeout)
+        except CardSilentError as error:
+            print_json({"error": str(error), "exit_code": ExitCode.NO_CARD}) if as_json else click.echo(str(error))
+            return ExitCode.NO_CARD
+    if as_json:
+        print_json(finding_as_json(finding))
+    else:
+        click.echo(finding_as_text(finding))
+    if trace:
+        print_trace(traced.exchanges)
+    return ExitCode.OK
+
+
+@cli.command()
+@common_options
+def readers(home: Home, as_json: bool) -> None:
+    """List what is attached and what it can do; for what cannot be used, what is missing."""
+    from pos import readers as attached
+    from pos.ui import reader_as_json, reader_as_text
+
+    found = attached.find()
+    if as_json:
+        print_json([reader_as_json(reader) for reader in found])
+    else:
+        click.echo("\n".join(map(reader_as_text, found)) or "No reader is attached. socket: works without one.")
 
 
 def main() -> None:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from protocol.money import Amount
 from protocol.transport.air import BIT_RATES, activation_ms, air_time
+from protocol.transport.trace import Exchange
 
 
 class OutcomeKind(StrEnum):
@@ -94,6 +95,7 @@ class Outcome:
     relay_ms: float | None = None
     air: Air = Air()
     steps: tuple[Progress, ...] = ()
+    trace: tuple[Exchange, ...] = field(default=(), repr=False)
 
     @property
     def approved(self) -> bool:

@@ -27,7 +27,15 @@ from pos.verifier import Trust, VerifiedCard, verify
 from protocol.closing import Closing
 from protocol.commands import DEFAULT_NAME, VERSION_1
 from protocol.envelope import SUITE_1
-from protocol.errors import CardSilentError, Check, DecodeError, TransportError, UsageError, VerificationError
+from protocol.errors import (
+    CardSilentError,
+    Check,
+    DecodeError,
+    ForeignCardError,
+    TransportError,
+    UsageError,
+    VerificationError,
+)
 from protocol.fci import ApplicationFci
 from protocol.messages import Debit, DebitResult, GetVirtualCard, Receipt, Result, certificate_hash
 from protocol.money import Amount, Currency
@@ -85,6 +93,7 @@ class _Transaction:
             self.relay_ms,
             Air(lengths, self.to_receipt),
             tuple(self.steps),
+            tuple(trace),
         )
 
 
@@ -186,6 +195,8 @@ class Terminal(Closing):
             return link.activate(self._options.timeout)
         except CardSilentError as error:
             raise _EndedError(OutcomeKind.NO_CARD, str(error)) from None
+        except ForeignCardError as error:
+            raise _EndedError(OutcomeKind.NO_APPLICATION, str(error)) from None
 
     def _select(self, session: CardSession) -> None:
         """S2: by name, falling back to the directory, or the directory first if told so."""

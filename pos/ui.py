@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from console.ui import money
 from pos.journal import Record
 from pos.outcome import Outcome, OutcomeKind, Progress, Step
+from pos.probe import Finding
+from pos.readers import Reader
 from protocol.money import Amount, Currency
 
 _WIDTH = 44
@@ -116,3 +119,75 @@ def record_as_text(record: Record) -> str:
     state = record.state.value + (f": {record.reason}" if record.reason else "")
     unknown = "" if record.confirmed or record.state.value != "open" else "  result not known"
     return f"{record.started[:19].replace('T', ' ')}  {amount:>14}  {record.card}  {state}{unknown}"
+
+
+def finding_as_json(finding: Finding) -> dict[str, Any]:
+    """Return what was in the field for programs."""
+    return {
+        "foreign": finding.foreign or None,
+        "atr": finding.atr.hex() or None,
+        "uid": finding.uid.hex() or None,
+        "uid_is_random": finding.uid_is_random,
+        "atqa": finding.atqa.hex() or None,
+        "sak": finding.sak,
+        "ats": finding.ats.hex() or None,
+        "extended_length": finding.extended_length,
+        "directory": [
+            {"name": one.name.hex(), "label": one.label, "priority": one.priority} for one in finding.directory
+        ],
+        "applications": [{"what": one.what, "name": one.name.hex()} for one in finding.applications],
+        "ndef": ndef_records(finding.ndef),
+    }
+
+
+def finding_as_text(finding: Finding) -> str:
+    """Return what was in the field for a person."""
+    if finding.foreign:
+        return f"{finding.foreign[0].upper()}{finding.foreign[1:]}."
+    lines = []
+    if finding.uid:
+        kind = "random, another at each tap" if finding.uid_is_random else "fixed"
+        lines.append(f"UID          {finding.uid.hex(' ').upper()} ({kind})")
+        lines.append(f"ATQA, SAK    {finding.atqa.hex(' ').upper()}, {finding.sak:02X}")
+        lines += [f"ATS          {finding.ats.hex(' ').upper()}", *_ats_lines(finding.ats)]
+    lines.append(f"ATR          {finding.atr.hex(' ').upper()}")
+    lines.append(f"lengths      {'extended' if finding.extended_length else 'short'}")
+    lines += [f"directory    {one.label or 'no label'}  {one.name.hex().upper()}" for one in finding.directory]
+    lines += [f"application  {one.what}  {one.name.hex().upper()}" for one in finding.applications]
+    lines += [f"NDEF         {record}" for record in ndef_records(finding.ndef)]
+    if not finding.directory and not finding.applications:
+        lines.append("application  none that this program knows")
+    return "\n".join(lines)
+
+
+def _ats_lines(ats: bytes) -> list[str]:
+    from protocol.transport.isodep import Ats, frame_waiting_time
+
+    decoded = Ats.decode(ats)
+    waiting = f"waits {1000 * frame_waiting_time(decoded.fwi):.1f} ms (FWI {decoded.fwi})"
+    historical = decoded.historical.hex(" ").upper() or "none"
+    return [f"             frames of {decoded.frame} bytes, {waiting}, historical bytes {historical}"]
+
+
+def ndef_records(message: bytes) -> list[str]:
+    """Return the records of an NDEF message in words; a message that is none is said to be."""
+    if not message:
+        return []
+    import ndef
+
+    try:
+        return [str(record) for record in ndef.message_decoder(message)]
+    except ndef.DecodeError as error:
+        return [f"{len(message)} bytes that are no NDEF message: {error}"]
+
+
+def reader_as_json(reader: Reader) -> dict[str, Any]:
+    """Return a reader for programs."""
+    return asdict(reader)
+
+
+def reader_as_text(reader: Reader) -> str:
+    """Return a reader for a person."""
+    roles = " and ".join(role for role, can in (("terminal", reader.as_terminal), ("card", reader.as_card)) if can)
+    state = reader.missing or f"can be {roles}{', a card is present' if reader.card_present else ''}"
+    return f"{reader.link:<28} {reader.name}: {state}"

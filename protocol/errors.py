@@ -44,6 +44,10 @@ class CardSilentError(TransportError):
     """The card is there but has not answered in the time that the link allows."""
 
 
+class ForeignCardError(TransportError):
+    """There is a card, or several, that cannot be what is looked for; the text says what it is."""
+
+
 class LinkUnavailableError(TransportError):
     """The link could not be opened: nobody at the other end, no reader, no right to use it."""
 

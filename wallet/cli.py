@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from console.cli import common_options, run
+from console.cli import common_options, run, trace_option
 from console.home import Home, make_private
 from console.ui import money, print_json
 from protocol.commands import DEFAULT_NAME
@@ -150,6 +150,7 @@ def sync(home: Home, as_json: bool, issuer: str | None) -> None:
 @click.option("--trusted-ui", default="", metavar="UI", help="scripted:FILE for tests. Default: none, so no consent.")
 @click.option("--require-sandbox", is_flag=True, help="Refuse to start if the TEE cannot be locked down fully.")
 @issuer_option
+@trace_option
 @common_options
 def serve(
     home: Home,
@@ -160,6 +161,7 @@ def serve(
     trusted_ui: str,
     require_sandbox: bool,
     issuer: str | None,
+    trace: bool,
 ) -> None:
     """Be a card at LINK until Ctrl-C (default: the socket of this --home).
 
@@ -167,9 +169,13 @@ def serve(
     LINK is one of
       socket:/path/of/socket     another process on this machine
       socket:127.0.0.1:35963     the same over TCP, vpcd's protocol
+      vpcd: or vpcd:HOST:PORT    a card in the PC/SC service of this machine
+      nfc:usb, nfc:tty:USB0:pn532, nfc:udp:127.0.0.1:54321   a device of nfcpy's
     with ?connect if the terminal is the one that listens, ?short for short APDU lengths only.
     """
+    from console.trace import print_exchange
     from protocol.transport.opening import open_card_end
+    from protocol.transport.trace import TracingCard
     from wallet.phone import Phone, PhoneOptions
     from wallet.ui import CardScreen
 
@@ -185,7 +191,7 @@ def serve(
             if not view.currency:
                 raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
             screen.ready(view, {"wallet": _own_pid(), "tee": phone.tee.pid})
-            port.serve(phone.card)
+            port.serve(TracingCard(phone.card, print_exchange) if trace else phone.card)
     finally:
         port.close()
         screen.close()

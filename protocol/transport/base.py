@@ -19,10 +19,22 @@ ANSWER_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
+class ContactlessCard:
+    """What only a radio tells of a card: ISO 14443-3 UID, ATQA and SAK, the ATS as it came."""
+
+    uid: bytes
+    atqa: bytes
+    sak: int
+    ats: bytes
+    technology: str
+
+
+@dataclass(frozen=True, slots=True)
 class Activation:
     """What the terminal learns when a card comes into its field: the ATR (for a contactless card as PC/SC part 3 makes it)."""
 
     atr: bytes
+    card: ContactlessCard | None = None
 
     @property
     def historical(self) -> bytes:

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""Links by URL: `memory:NAME`, `socket:/path` or `socket:host:port`, with options after a question mark.
+"""Links by URL, with options after a question mark.
+
+Both ends: `memory:NAME`, `socket:/path`, `socket:host:port`, `nfc:usb`, `nfc:tty:port:driver`, `nfc:udp:host:port`. For the
+terminal `pcsc:` or `pcsc:READER`, for the wallet `vpcd:` or `vpcd:host:port`.
 
 Options: `listen` or `connect` choose who waits for whom; `short` makes the card state, or the terminal use, short
 lengths only. A link's module is imported when the link is opened.
@@ -13,6 +16,7 @@ from dataclasses import dataclass
 from protocol.errors import UsageError
 from protocol.transport.base import CardLink, CardPort
 
+SCHEMES = ("memory", "nfc", "pcsc", "socket", "vpcd")
 _OPTIONS = ("listen", "connect", "short")
 
 
@@ -33,8 +37,8 @@ class LinkUrl:
         unknown = sorted(options.difference(_OPTIONS))
         if unknown:
             raise UsageError(f"link option {unknown[0]!r} is not known; there are {', '.join(_OPTIONS)}")
-        if not colon or scheme not in ("memory", "socket"):
-            raise UsageError(f"{url!r} is no link; write socket:/path/of/socket or socket:127.0.0.1:35963")
+        if not colon or scheme not in SCHEMES:
+            raise UsageError(f"{url!r} is no link; write socket:/path/of/socket, nfc:usb, pcsc: or vpcd:")
         if {"listen", "connect"} <= options:
             raise UsageError("a link's end either listens or connects, not both")
         return LinkUrl(scheme, target, options)
@@ -48,6 +52,16 @@ class LinkUrl:
 def open_terminal_end(url: str) -> CardLink:
     """Return the terminal's end of the link `url`; it connects unless the URL says `listen`."""
     parsed = LinkUrl.parse(url)
+    if parsed.scheme == "nfc":
+        from protocol.transport.nfc import NfcLink
+
+        return NfcLink(parsed.target)
+    if parsed.scheme == "pcsc":
+        from protocol.transport.pcsc import PcscLink
+
+        return PcscLink(parsed.target)
+    if parsed.scheme == "vpcd":
+        raise UsageError("vpcd: is a wallet's end; a terminal reaches that card with pcsc:")
     if parsed.scheme == "memory":
         from protocol.transport.memory import MemoryLink
 
@@ -60,6 +74,16 @@ def open_terminal_end(url: str) -> CardLink:
 def open_card_end(url: str) -> CardPort:
     """Return the card's end of the link `url`; it listens unless the URL says `connect`."""
     parsed = LinkUrl.parse(url)
+    if parsed.scheme == "nfc":
+        from protocol.transport.nfc import NfcPort
+
+        return NfcPort(parsed.target, extended=not parsed.short)
+    if parsed.scheme == "vpcd":
+        from protocol.transport.socket_link import vpcd_port
+
+        return vpcd_port(parsed.target, extended=not parsed.short)
+    if parsed.scheme == "pcsc":
+        raise UsageError("a PC/SC reader is a terminal's; a wallet is a card in PC/SC with vpcd:")
     if parsed.scheme == "memory":
         from protocol.transport.memory import MemoryPort
 

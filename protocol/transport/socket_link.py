@@ -1,9 +1,13 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""`socket:`: the loopback between two processes, in the wire protocol of the virtual-smart-card project (vpcd).
+"""`socket:` and `vpcd:`: the loopback between two processes, in the wire protocol of the virtual-smart-card project (vpcd).
 
 A message is its length in two bytes and then the bytes. One byte is a control code from the terminal's end; everything
-longer is an APDU. Either end may listen; by default the card listens and the terminal connects.
+longer is an APDU. Either end may listen; by default the card listens and the terminal connects. `vpcd:` is the card's end
+in front of the vpcd driver inside pcscd: it always connects, and again when pcscd was started again.
+
+The packaged vpcd sends length and data in two segments, and a delayed ACK for the first holds the second back by 40 ms
+and more; asking the kernel for quick ACKs before each receive takes that away.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from protocol.transport.base import (
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.02
+VPCD_ADDRESS = "127.0.0.1:35963"
 MAX_MESSAGE = 0xFFFF
 _TOO_LONG = bytes.fromhex("6700")  # what a card answers in place of more than this link can carry
 
@@ -118,8 +123,9 @@ class Address:
 class _Messages:
     """Length-prefixed messages over one connection."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, *, quick_ack: bool = True) -> None:
         self._connection = connection
+        self._quick_ack = quick_ack and connection.family != socket.AF_UNIX
 
     def send(self, message: bytes) -> None:
         if len(message) > MAX_MESSAGE:
@@ -138,6 +144,8 @@ class _Messages:
             if left is not None and left <= 0:
                 raise TimeoutError("the message does not end")
             self._connection.settimeout(left)
+            if self._quick_ack:  # the kernel forgets it, so it is said before every receive
+                self._connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             piece = self._connection.recv(count - len(data))
             if not piece:
                 raise ConnectionResetError("the other end closed the link")
@@ -148,6 +156,21 @@ class _Messages:
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+
+
+def vpcd_port(target: str, *, extended: bool = True, quick_ack: bool = True) -> SocketPort:
+    """Return the card's end in front of the vpcd driver at `target` (host:port, default that of its first slot).
+
+    LinkUnavailableError when nobody listens there now; later the port connects again by itself.
+    """
+    address = Address.parse(target or VPCD_ADDRESS, listen=False)
+    try:
+        address.connect().close()
+    except OSError:
+        raise LinkUnavailableError(
+            f"no vpcd driver listens at {address}; on Debian: apt-get install pcscd vsmartcard-vpcd, then start pcscd"
+        ) from None
+    return SocketPort(address, extended=extended, quick_ack=quick_ack)
 
 
 class SocketLink(CardLink):
@@ -239,9 +262,13 @@ class SocketLink(CardLink):
 class SocketPort(CardPort):
     """The card's end."""
 
-    def __init__(self, address: Address, *, extended: bool = True) -> None:
-        """Take the address; a listening end listens from now on. `extended` is what the ATR states."""
+    def __init__(self, address: Address, *, extended: bool = True, quick_ack: bool = True) -> None:
+        """Take the address; a listening end listens from now on. `extended` is what the ATR states.
+
+        `quick_ack` is there to be switched off by who wants to see what it is good for.
+        """
         self._address = address
+        self._quick_ack = quick_ack
         self._server = address.bind() if address.listen else None
         self._atr = contactless_atr(card_historical(extended=extended))
         self._closing = threading.Event()
@@ -255,7 +282,7 @@ class SocketPort(CardPort):
             except OSError:
                 self._closing.wait(_RETRY_SECONDS)
                 continue
-            self._messages = _Messages(connection)
+            self._messages = _Messages(connection, quick_ack=self._quick_ack)
             with contextlib.suppress(OSError):
                 self._serve_connection(card, self._messages)
             card.deactivate()

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardHandler, CardLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +51,27 @@ class TracingLink(CardLink):
     def close(self) -> None:
         """Close the link within."""
         self.link.close()
+
+
+class TracingCard:
+    """Wraps a card and hands each exchange to `watcher` once it was answered."""
+
+    def __init__(self, card: CardHandler, watcher: Callable[[Exchange], None]) -> None:
+        """Watch `card`."""
+        self._card = card
+        self._watcher = watcher
+
+    def activate(self) -> None:
+        """A tap begins."""
+        self._card.activate()
+
+    def deactivate(self) -> None:
+        """The tap is over."""
+        self._card.deactivate()
+
+    def process(self, apdu: bytes) -> bytes:
+        """Let the card answer and show what was said."""
+        started = time.perf_counter()
+        answer = self._card.process(apdu)
+        self._watcher(Exchange(apdu, answer, time.perf_counter() - started))
+        return answer

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""A PC/SC service of our own for demonstrations and measurements, with the vpcd driver in it; ended by who started it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+
+from protocol.closing import Closing
+from protocol.errors import MissingOnMachineError, TapLabError
+
+_START_SECONDS = 10.0
+_STOP_SECONDS = 5.0
+_RETRY_SECONDS = 0.02
+_VPCD = ("127.0.0.1", 35963)
+
+
+class PcscService(Closing):
+    """`pcscd --foreground` with both vpcd slots."""
+
+    def __init__(self) -> None:
+        """Start it and wait until vpcd listens; MissingOnMachineError names what is not installed."""
+        program = shutil.which("pcscd") or shutil.which("pcscd", path="/usr/sbin:/sbin")
+        if program is None:
+            raise MissingOnMachineError("pcscd is not installed; on Debian: apt-get install pcscd vsmartcard-vpcd")
+        if _vpcd_listens():
+            raise TapLabError(
+                "a PC/SC service with vpcd runs already; stop it, or use its readers with pcsc: and vpcd:"
+            )
+        self._process = subprocess.Popen(
+            [program, "--foreground"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        deadline = time.monotonic() + _START_SECONDS
+        while not _vpcd_listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise MissingOnMachineError(
+                    "pcscd does not start with the vpcd driver; on Debian: apt-get install pcscd vsmartcard-vpcd, "
+                    "and run this as root"
+                )
+            time.sleep(_RETRY_SECONDS)
+
+    def close(self) -> None:
+        """End the service."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+
+def _vpcd_listens() -> bool:
+    try:
+        socket.create_connection(_VPCD, timeout=1).close()
+    except OSError:
+        return False
+    return True
