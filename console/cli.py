@@ -17,7 +17,7 @@ import platformdirs
 from console.exit_codes import ExitCode, code_of
 from console.home import Home
 from console.ui import print_error, print_json
-from protocol.errors import TapLabError
+from protocol.errors import TapLabError, UsageError
 from protocol.log import TRAFFIC
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -30,7 +30,10 @@ def _set_log_level(_: click.Context, __: click.Parameter, level: str) -> None:
 
 
 def _home(_: click.Context, __: click.Parameter, folder: Path | None) -> Home:
-    return Home((folder or Path(platformdirs.user_data_dir("taplab"))).expanduser().absolute())
+    path = (folder or Path(platformdirs.user_data_dir("taplab"))).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"the home {path} is a file; name a folder with --home")
+    return Home(path)
 
 
 def common_options(function: Function) -> Function:
@@ -39,7 +42,7 @@ def common_options(function: Function) -> Function:
         click.option("--json", "as_json", is_flag=True, help="Report in JSON on standard output, for programs."),
         click.option(
             "--home",
-            type=click.Path(path_type=Path, file_okay=False),
+            type=click.Path(path_type=Path),
             envvar="TAPLAB_HOME",
             callback=_home,
             help="Folder of issuer, wallet and terminal. Default: your data folder; TAPLAB_HOME sets it too.",
@@ -57,6 +60,7 @@ def common_options(function: Function) -> Function:
     return function
 
 
+EVERYWHERE = "Every command takes --home DIR, --json and --help."
 trace_option = click.option(
     "--trace", is_flag=True, help="Show each APDU on standard error: its fields, its status word, its milliseconds."
 )
@@ -76,6 +80,8 @@ def _run(group: click.Group, program: str) -> int:
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except click.ClickException as error:
+        if "--json" in sys.argv:
+            print_json({"error": error.format_message(), "exit_code": error.exit_code})
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):

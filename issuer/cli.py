@@ -11,14 +11,16 @@ from typing import BinaryIO
 
 import click
 
-from console.cli import common_options, run
+from console.cli import EVERYWHERE, common_options, run
 from console.home import Home, make_private
 from console.ui import money, print_json
+from protocol.errors import UsageError
+from protocol.transport.issuer import MAX_MESSAGE
 
 _LENGTH_BYTES = 4
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EVERYWHERE)
 @click.version_option(package_name="taplab")
 def cli() -> None:
     """The issuer of a contactless payment laboratory.
@@ -41,11 +43,13 @@ def cli() -> None:
 def init(home: Home, as_json: bool) -> None:
     """Make a new issuer and acquirer: their keys and an empty database."""
     from issuer import keys
-    from issuer.database import Database
+    from issuer.database import FILE_NAME, Database
 
     folder = make_private(home.issuer)
+    if (folder / FILE_NAME).exists():
+        raise UsageError(f"there is an issuer in {folder} already; it is kept as it is")
     keys.create(folder)
-    Database(folder, create=True).close()
+    Database(folder, create=True).close()  # comes last: a torn try has none and can be repeated
     if as_json:
         print_json({"issuer": str(folder)})
     else:
@@ -120,9 +124,10 @@ def handle(folder: Path) -> None:
 
 def _read(stream: BinaryIO) -> bytes | None:
     head = stream.read(_LENGTH_BYTES)
-    if len(head) < _LENGTH_BYTES:
+    length = int.from_bytes(head, "big")
+    if len(head) < _LENGTH_BYTES or length > MAX_MESSAGE:
         return None
-    return stream.read(int.from_bytes(head, "big"))
+    return stream.read(length)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DatabaseError
 
 from protocol.errors import UsageError
 
@@ -221,11 +222,14 @@ class Database:
         self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
         event.listen(self._engine, "connect", _on_connect)
         event.listen(self._engine, "begin", _on_begin)
-        with self._engine.begin() as connection:
-            if create:
-                _metadata.create_all(connection)
-                connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
-            found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        try:
+            with self._engine.begin() as connection:
+                if create:
+                    _metadata.create_all(connection)
+                    connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+                found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+        except DatabaseError as error:
+            raise UsageError(f"{path} cannot be used ({error.orig}); restore it from a copy") from None
         if found != VERSION:
             raise UsageError(f"{path} is of version {found}, this program reads version {VERSION}")
 

@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from console.files import write_privately
 from protocol.certificate import Authority
 from protocol.errors import UsageError
 from protocol.issuing import Anchors
@@ -38,15 +38,10 @@ class SchemeKeys:
 
 
 def create(folder: Path) -> SchemeKeys:
-    """Make and store new keys; UsageError when there are some already."""
-    if any(_path(folder, name).exists() for name in _NAMES):
-        raise UsageError(f"there is an issuer in {folder} already; it is kept as it is")
+    """Make and store what keys are missing: an earlier try may have been torn."""
     for name in _NAMES:
-        descriptor = os.open(_path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(PrivateKey.generate().scalar())
-            file.flush()
-            os.fsync(file.fileno())
+        if not _path(folder, name).exists():
+            write_privately(_path(folder, name), PrivateKey.generate().scalar())
     return load(folder)
 
 
@@ -56,9 +51,13 @@ def load(folder: Path) -> SchemeKeys:
         scalars = [_path(folder, name).read_bytes() for name in _NAMES]
     except FileNotFoundError:
         raise UsageError(f"there is no issuer in {folder}; make one with `tap-issuer init`") from None
+    damaged = UsageError(f"a key file in {folder} is damaged; restore it from a copy")
     if any(len(scalar) != PRIVATE_LENGTH for scalar in scalars):
-        raise UsageError(f"a key file in {folder} is damaged; restore it from a copy")
-    return SchemeKeys(*map(PrivateKey.from_scalar, scalars))
+        raise damaged
+    try:
+        return SchemeKeys(*map(PrivateKey.from_scalar, scalars))
+    except ValueError:
+        raise damaged from None
 
 
 def _path(folder: Path, name: str) -> Path:

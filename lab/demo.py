@@ -66,8 +66,8 @@ class Demonstration:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything for programs."""
-        kept = ("outcome", "reason", "amount", "currency", "card", "receipt_verified", "apdus", "bytes_command",
-                "bytes_response", "air_ms", "air_ms_106", "air_ms_106_to_receipt")  # fmt: skip
+        kept = ("outcome", "amount", "currency", "receipt_verified", "apdus", "bytes_command", "bytes_response",
+                "air_ms_106", "air_ms_106_to_receipt")  # fmt: skip
         return {
             **{key: self.terminal[key] for key in kept},
             "link": self.link,

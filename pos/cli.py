@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from console.cli import common_options, run, trace_option
+from console.cli import EVERYWHERE, common_options, run, trace_option
 from console.exit_codes import ExitCode
 from console.home import Home, make_private
 from console.ui import money, print_json
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pos.outcome import Outcome
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EVERYWHERE)
 @click.version_option(package_name="taplab")
 def cli() -> None:
     """A payment terminal: it asks a contactless wallet for a virtual card, verifies it and charges it.

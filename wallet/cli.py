@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from console.cli import common_options, run, trace_option
+from console.cli import EVERYWHERE, common_options, run, trace_option
 from console.home import Home, make_private
 from console.ui import money, print_json
 from protocol.commands import DEFAULT_NAME
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wallet.tee.contract import WalletView
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EVERYWHERE)
 @click.version_option(package_name="taplab")
 def cli() -> None:
     """A phone that pays: a contactless card in front of a trusted world that keeps keys and money.

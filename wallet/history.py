@@ -7,8 +7,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from protocol.errors import DecodeError, UsageError
+from protocol.errors import DecodeError, TapLabError, UsageError
 from protocol.messages import Result
 from wallet.events import Event, Step
 from wallet.tee.contract import WalletView
@@ -37,6 +38,10 @@ class Entry:
     reason: str
 
 
+class HistoryFailedError(TapLabError):
+    """The history could not be written; no money depends on it."""
+
+
 class History:
     """A table of entries; a line may be lost in a crash, money cannot."""
 
@@ -57,19 +62,24 @@ class History:
             what = "paid" if approved else f"declined: {event.result.words if event.result else 'unknown'}"
             self._insert(event, f"{what}, not confirmed" if approved else what)
         elif event.step is Step.CONFIRMED and event.result is Result.APPROVED:
-            self._database.execute("UPDATE history SET what = 'paid' WHERE id = (SELECT max(id) FROM history)")
-            self._database.commit()
+            self._write("UPDATE history SET what = 'paid' WHERE id = (SELECT max(id) FROM history)", ())
         elif event.step in (Step.TERMINAL_REFUSED, Step.CONSENT):
             self._insert(event, event.text)
 
     def _insert(self, event: Event, what: str) -> None:
-        self._database.execute(
+        self._write(
             "INSERT INTO history (at, what, merchant, terminal_id, amount, currency, result, balance, reason)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (event.at, what, event.merchant, event.terminal_id, event.amount, event.currency, event.result,
              event.balance, event.reason),
         )  # fmt: skip
-        self._database.commit()
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        try:
+            self._database.execute(statement, values)
+            self._database.commit()
+        except sqlite3.Error as error:
+            raise HistoryFailedError(f"the history cannot be written: {error}") from None
 
     def entries(self) -> list[Entry]:
         """Return every line, oldest first."""
@@ -93,8 +103,7 @@ class History:
 
     def keep_view(self, view: WalletView) -> None:
         """Keep what the trusted world last showed: a copy for looking, never for paying."""
-        self._database.execute("INSERT OR REPLACE INTO shown VALUES (1, ?)", (view.encode(),))
-        self._database.commit()
+        self._write("INSERT OR REPLACE INTO shown VALUES (1, ?)", (view.encode(),))
 
     def view(self) -> WalletView | None:
         """Return the copy, None when there is none that can be read."""

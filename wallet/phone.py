@@ -22,7 +22,7 @@ from wallet.card import Card
 from wallet.directory import Directory
 from wallet.environment.launcher import Start
 from wallet.events import Event, Step
-from wallet.history import History
+from wallet.history import History, HistoryFailedError
 from wallet.payment import PaymentClient
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import CommandId, Consent, WalletView
@@ -93,9 +93,7 @@ class Phone(Closing):
         return events
 
     def _handle(self, event: Event) -> None:
-        self.history.add(event)
-        if self._watcher is not None:
-            self._watcher(event)
+        self._tell(event)
         try:
             if event.step is Step.DEBITED:
                 self._wants_consent = event if event.result is Result.SEE_PHONE else None
@@ -105,6 +103,15 @@ class Phone(Closing):
         except TapLabError as error:
             _log.warning("%s", error)
 
+    def _tell(self, event: Event) -> None:
+        """Write an event down and show it; a history that cannot be written must not stop the rest."""
+        try:
+            self.history.add(event)
+        except HistoryFailedError as error:
+            _log.warning("%s", error)
+        if self._watcher is not None:
+            self._watcher(event)
+
     def _ask_consent(self) -> None:
         """Let the trusted world ask its user, once the tap no longer needs it."""
         event, self._wants_consent = self._wants_consent, None
@@ -113,10 +120,7 @@ class Phone(Closing):
         data = self.tee.invoke_command(CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
         granted = Consent.decode(data).granted
         text = "user agreed: tap again within a minute" if granted else "user did not agree"
-        told = Event(Step.CONSENT, text, event.merchant, event.terminal_id, event.amount, event.currency)
-        self.history.add(told)
-        if self._watcher is not None:
-            self._watcher(told)
+        self._tell(Event(Step.CONSENT, text, event.merchant, event.terminal_id, event.amount, event.currency))
 
     def _refill(self) -> None:
         with IssuerLink(self._issuer_url) as issuer:

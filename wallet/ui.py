@@ -17,6 +17,7 @@ from wallet.history import Entry
 from wallet.tee.contract import Report, WalletView
 
 LABEL = "TapLab"
+_TOLD = (Step.DEBITED, Step.TERMINAL_REFUSED, Step.CONSENT)
 
 
 def amount_of(minor: int | None, currency: int) -> str:
@@ -118,7 +119,7 @@ class CardScreen:
             from rich.live import Live
 
             self._live = Live(self._panel(), auto_refresh=False)
-            self._live.start()
+            self._live.start(refresh=True)
         else:
             sys.stdout.write(f"{view_as_text(view)}\nready at {self._link}\n")
             sys.stdout.flush()
@@ -128,13 +129,14 @@ class CardScreen:
         if self._as_json:
             print_json(event_as_json(event))
             return
-        self._last = _event_line(event)
+        if event.step in _TOLD:
+            self._last = _event_line(event)
         if event.balance is not None and self._view is not None:
             self._view = _with_balance(self._view, event.balance)
         if self._live is not None:
             if event.step is not Step.TAP_ENDED:
                 self._live.update(self._panel(), refresh=True)
-        elif event.step in (Step.DEBITED, Step.TERMINAL_REFUSED, Step.CONSENT):
+        elif event.step in _TOLD:
             sys.stdout.write(self._last + "\n")
             sys.stdout.flush()
 

@@ -197,6 +197,7 @@ class CardHalf:
         self._number = 1  # rule C
         self._sent: bytes | None = None
         self._incoming = b""
+        self._is_too_long = False
         self._outgoing: list[bytes] = []
         self._computing = False
         self._asked_time = False
@@ -224,6 +225,8 @@ class CardHalf:
             return self._receive_rats(frame)
         if len(frame) + CRC_LENGTH > FRAME_SIZES[FSDI]:
             return _SILENCE
+        if self._sent is None and frame[0] == RATS_START:
+            return self._receive_rats(frame)  # our ATS was not understood
         try:
             block = Block.decode(frame)
         except DecodeError:
@@ -238,7 +241,7 @@ class CardHalf:
         if len(frame) != 2 or frame[0] != RATS_START or frame[1] & 0x0F > 14:
             return _SILENCE
         self.activated_by(frame)
-        return self._send(self._ats.encode())
+        return Reaction(send=self._ats.encode())
 
     def _receive_s(self, block: Block) -> Reaction:
         if not block.wtx:
@@ -255,7 +258,9 @@ class CardHalf:
         self._outgoing = []
         self._incoming += block.information
         if len(self._incoming) > MAX_APDU:
-            self._incoming = b""
+            self._incoming, self._is_too_long = b"", True
+        if self._is_too_long:
+            self._is_too_long = block.more  # nothing of a chain without end is a command
             return _SILENCE
         if block.more:
             return self._send(_acknowledge(self._number))  # rule 2
@@ -361,7 +366,7 @@ class ReaderHalf:
     ) -> Generator[Send, bytes | None, Block]:
         """Send a frame until a block comes that continues the exchange; repeat within the profile's limits."""
         request = Send(frame)
-        failures = 0
+        failures = repeats = 0
         while True:
             block = _decoded((yield request))
             if block is None or (block.kind is BlockKind.I and block.number != self._number):
@@ -373,8 +378,8 @@ class ReaderHalf:
             elif block.kind is BlockKind.S:
                 request = self._grant(block, budget)
             elif block.kind is BlockKind.R and not block.nak and block.number != self._number and not chaining:
-                failures += 1
-                if failures > MAX_REPEATS:
+                failures, repeats = 0, repeats + 1
+                if repeats > MAX_REPEATS:
                     raise TransportError("the card asks for the same block again and again")
                 request = Send(frame)  # rule 6
             elif block.nak:
@@ -415,6 +420,8 @@ class _Budget:
 def _decoded(frame: bytes | None) -> Block | None:
     if not frame:
         return None
+    if len(frame) + CRC_LENGTH > FRAME_SIZES[FSDI]:
+        raise TransportError("the card sends more than a frame can hold")
     try:
         return Block.decode(frame)
     except DecodeError:
