@@ -127,7 +127,8 @@ def _read(stream: BinaryIO) -> bytes | None:
     length = int.from_bytes(head, "big")
     if len(head) < _LENGTH_BYTES or length > MAX_MESSAGE:
         return None
-    return stream.read(length)
+    message = stream.read(length)
+    return message if len(message) == length else None
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ import click
 from console.cli import run
 from console.home import Home
 from console.ui import print_json
+from lab import bench_links
 from lab.fixtures import Laboratory, Setup, set_up
 from lab.floor import Floor, Shape
 from lab.processes import WalletProcess
@@ -36,6 +37,7 @@ from wallet.tee.client import TeeSession
 from wallet.tee.contract import CommandId, Report
 
 _WARM_UP = 10
+_CARDS_FOR_LINKS = 128
 _CARDS_AT_ONCE = 64
 _LOG = Path("wallet") / "tee" / "state.log"
 
@@ -119,7 +121,7 @@ def measure(taps: int, shape: Shape, tick: Callable[[], None]) -> dict[str, Any]
 
 def _measure(home: Home, taps: int, shape: Shape, tick: Callable[[], None]) -> dict[str, Any]:
     set_up(home, Setup(balance="1000.00", cards=_CARDS_AT_ONCE))
-    _stock_up(home, taps + 2 * _WARM_UP)
+    _stock_up(home, taps + _CARDS_FOR_LINKS)
     amount = Amount.parse("0.01", "EUR")
     with WalletProcess(home.path, home.link) as wallet, Terminal.open(home.path) as terminal:
         link, floor = open_terminal_end(home.link), Floor(home.path, shape)
@@ -137,7 +139,7 @@ def _measure(home: Home, taps: int, shape: Shape, tick: Callable[[], None]) -> d
         memory = {"pos": _memory(os.getpid()), **{name: _memory(pid) for name, pid in wallet.processes.items()}}
         link.close()
         floor.close()
-    return {**_statistics(times, floors), "memory_mib": memory}
+    return {**_statistics(times, floors), "memory_mib": memory, "tap_ms_p50_by_link": bench_links.measure_taps(home)}
 
 
 def _statistics(times: list[float], floors: list[float]) -> dict[str, Any]:
@@ -186,6 +188,8 @@ def cli(taps: int, as_json: bool) -> None:
         task = progress.add_task("taps", total=taps)
         counts = count_operations()
         result = {**measure(taps, counts.shape, lambda: progress.advance(task)), **counts.as_json()}
+        progress.update(task, description="links")
+        result |= {**bench_links.measure_vpcd(), **bench_links.measure_nfc()}
     if as_json:
         print_json(result)
     else:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import Enum, auto
 from queue import SimpleQueue
 
@@ -15,6 +16,7 @@ from protocol.fci import ApplicationFci
 from protocol.messages import RelayCheck, Result
 from protocol.status import StatusWord
 from wallet.card import StatusWordError
+from wallet.environment.launcher import TrustedWorldRefusedError
 from wallet.events import Event, Step
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import BegunTap, CardRequest, ChannelAnswer, ChannelRequest, CommandId, TeeError, TeeResult
@@ -60,6 +62,8 @@ class PaymentClient:
         if self._stage is Stage.IDLE:
             return
         self._forget()
+        with contextlib.suppress(TeeError, TrustedWorldRefusedError):
+            self._tee.invoke_command(CommandId.END_TAP)  # the keys of the channel go with the tap
         self._events.put(Event(Step.TAP_ENDED, "tap ended"))
 
     def _forget(self) -> None:

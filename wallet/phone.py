@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Phone(Closing):
             elif event.step is Step.TAP_ENDED:
                 self._ask_consent()
                 self._refill()
-        except TapLabError as error:
+        except (TapLabError, OSError, subprocess.SubprocessError) as error:
             _log.warning("%s", error)
 
     def _tell(self, event: Event) -> None:

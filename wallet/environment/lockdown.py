@@ -58,12 +58,13 @@ def lock_down(storage: Path, keep: Collection[int]) -> Lockdown:
     """
     _redirect_standard_streams()
     _close_all_but(keep)
+    missing: list[str] = []
+    # Both are prepared first: finding their libraries starts ldconfig, which only root may once the limits hold.
+    landlock = _try(missing, "Landlock (files and ports)", lambda: _landlock(storage))
+    seccomp = _try(missing, "seccomp (system calls)", _seccomp)
     _prctl(_PR_SET_NO_NEW_PRIVS)
     _prctl(_PR_SET_DUMPABLE, 0)
     _limit()
-    missing: list[str] = []
-    landlock = _try(missing, "Landlock (files and ports)", lambda: _landlock(storage))
-    seccomp = _try(missing, "seccomp (system calls)", _seccomp)  # loads its library, so it comes before Landlock holds
     abi = _try(missing, "Landlock (files and ports)", landlock) if landlock else 0
     locked = _try(missing, "seccomp (system calls)", seccomp) if seccomp else 0
     return Lockdown(abi or 0, bool(locked), tuple(missing))

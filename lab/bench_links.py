@@ -1,0 +1,120 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""What a link costs for one APDU, against the same link without our part in it; and a tap by link."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from console.home import Home
+from lab.demo import LINKS, free_udp_port, open_link
+from lab.echo import ANSWER, BARE_NFC, NAIVE_VPCD, EchoProcess
+from lab.pcscd import PcscService
+from lab.processes import WalletProcess
+from pos.terminal import Terminal
+from protocol.errors import TapLabError
+from protocol.money import Amount
+from protocol.transport import pcsc
+from protocol.transport.base import CardLink
+from protocol.transport.nfc import NfcLink, open_radio
+from protocol.transport.pcsc import PcscLink
+
+_COMMAND = bytes.fromhex("00A4040008") + bytes(8) + b"\0"
+_SLOTS = ("127.0.0.1:35963", "127.0.0.1:35964")
+_READERS = ("Virtual PCD 00 00", "Virtual PCD 00 01")
+_APDUS = 100
+_NAIVE_APDUS = 40
+_TAPS = 15
+_FRAME_SECONDS = 1.0
+
+
+def measure_vpcd() -> dict[str, Any]:
+    """Time an APDU through pcscd to the same card with and without quick ACKs."""
+    pcsc.require()
+    with ExitStack() as stack:
+        stack.enter_context(PcscService())
+        stack.enter_context(EchoProcess(f"vpcd:{_SLOTS[0]}"))
+        stack.enter_context(EchoProcess(f"{NAIVE_VPCD}{_SLOTS[1]}"))
+        ours, naive = (_time_apdus(stack.enter_context(PcscLink(reader))) for reader in _READERS)
+        fast, slow = ours(_APDUS), naive(_NAIVE_APDUS)
+    return {
+        "vpcd_apdu_ms_p50": round(fast, 3),
+        "vpcd_naive_apdu_ms_p50": round(slow, 3),
+        "vpcd_speedup": round(slow / fast, 1),
+    }
+
+
+def measure_nfc() -> dict[str, Any]:
+    """Time an APDU over nfcpy's UDP device, and a bare nfcpy echo of the same bytes."""
+    path = f"udp:127.0.0.1:{free_udp_port()}"
+    with EchoProcess(f"nfc:{path}"), NfcLink(path) as link:
+        apdu = _time_apdus(link)(_APDUS)
+    path = f"udp:127.0.0.1:{free_udp_port()}"
+    with EchoProcess(f"{BARE_NFC}{path}"):
+        bare = _bare_nfc(path)
+    return {
+        "nfc_udp_apdu_ms_p50": round(apdu, 3),
+        "nfc_udp_echo_ms_p50": round(bare, 3),
+        "nfc_udp_over_echo": round(apdu / bare, 2),
+    }
+
+
+def _bare_nfc(path: str) -> float:
+    import nfc.clf
+
+    frontend = open_radio(path).frontend
+    target = None
+    while target is None:
+        target = frontend.sense(nfc.clf.RemoteTarget("106A"))
+    frame = bytes([0x02]) + _COMMAND
+
+    def exchange() -> None:
+        frontend.exchange(frame, _FRAME_SECONDS)
+
+    milliseconds = _median_ms(exchange, _APDUS)
+    frontend.close()
+    return milliseconds
+
+
+def _time_apdus(link: CardLink) -> Callable[[int], float]:
+    link.activate()
+
+    def exchange() -> None:
+        if link.transceive(_COMMAND) != ANSWER:
+            raise TapLabError("the echo card answered something else")
+
+    return lambda count: _median_ms(exchange, count)
+
+
+def _median_ms(step: Callable[[], None], count: int) -> float:
+    step()
+    times: list[float] = []
+    for _ in range(count):
+        started = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - started)
+    return 1000 * statistics.median(times)
+
+
+def measure_taps(home: Home) -> dict[str, float]:
+    """Time whole taps over each link; the wallet needs enough cards for all of them."""
+    return {name: round(_tap_ms(home, name), 2) for name in LINKS}
+
+
+def _tap_ms(home: Home, name: str) -> float:
+    amount = Amount.parse("0.01", "EUR")
+    with ExitStack() as stack:
+        ends = open_link(name, home, stack)
+        stack.enter_context(WalletProcess(home.path, ends.card))
+        terminal = stack.enter_context(Terminal.open(home.path))
+
+        def tap() -> None:
+            outcome = terminal.charge(amount, ends.terminal)
+            if not outcome.approved:
+                raise TapLabError(f"a tap over {name} was not approved: {outcome}")
+
+        return _median_ms(tap, _TAPS)
