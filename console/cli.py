@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -89,9 +88,6 @@ def _run(group: click.Group, program: str) -> int:
         return ExitCode.INTERRUPTED
     except TapLabError as error:
         return _report(program, error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more, and that is no error
-        return ExitCode.OK
     return code if isinstance(code, int) else ExitCode.OK
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -70,10 +71,12 @@ def _bare_nfc(path: str) -> float:
     target = None
     while target is None:
         target = frontend.sense(nfc.clf.RemoteTarget("106A"))
-    frame = bytes([0x02]) + _COMMAND
+    numbers = itertools.count()
 
     def exchange() -> None:
-        frontend.exchange(frame, _FRAME_SECONDS)
+        number = bytes([next(numbers) & 0xFF])
+        if frontend.exchange(number + _COMMAND, _FRAME_SECONDS)[:1] != number:
+            raise TapLabError("the bare echo is out of step")
 
     milliseconds = _median_ms(exchange, _APDUS)
     frontend.close()

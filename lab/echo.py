@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from protocol.transport.socket_link import vpcd_port
 
 ANSWER = bytes(20) + bytes.fromhex("9000")
 _STOP_SECONDS = 5.0
+_FRAME_SECONDS = 10.0
 NAIVE_VPCD = "naive-vpcd:"
 BARE_NFC = "bare-nfc:"
 
@@ -67,8 +69,10 @@ def _serve_bare(path: str) -> None:
     sys.stdout.flush()
     while target is None:
         target = frontend.listen(wanted, 1.0)
-    while True:
-        frontend.exchange(ANSWER, 10.0)
+    with contextlib.suppress(nfc.clf.CommunicationError):
+        frame = target.tt2_cmd
+        while True:
+            frame = frontend.exchange(frame[:1] + ANSWER, _FRAME_SECONDS)
 
 
 def main() -> None:

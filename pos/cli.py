@@ -32,7 +32,16 @@ def cli() -> None:
     """
 
 
-timeout_option = click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait for a card.")
+def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
+    if not 0 <= value <= MAX_TIMEOUT:  # false for what is not a number, too
+        raise UsageError(f"a timeout is 0 to {MAX_TIMEOUT} seconds")
+    return value
+
+
+MAX_TIMEOUT = 86_400
+timeout_option = click.option(
+    "--timeout", default=30.0, show_default=True, callback=_seconds, help="Seconds to wait for a card."
+)
 issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
 
 
@@ -115,8 +124,10 @@ def charge(
     from console.trace import print_trace
     from pos.terminal import Terminal, TerminalOptions
     from pos.ui import Screen, outcome_as_json
+    from protocol.transport.opening import LinkUrl
 
     wanted = Amount.parse(amount, currency)
+    LinkUrl.parse(link or home.link)  # before anything is shown
     options = TerminalOptions(_name(name), use_directory=directory, timeout=timeout)
     with Terminal.open(home.path, options) as terminal:
         screen = None if as_json else Screen(wanted, terminal.merchant)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from protocol.messages import Result
+from wallet.tee.contract import WalletView
 
 
 class Step(StrEnum):
@@ -27,7 +28,8 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. `at` is in nanoseconds since 1970; `reason` is what the trusted world said."""
+    """One thing that happened. `at` is in nanoseconds since 1970; `reason` is what the trusted world said;
+    `view` comes with the end of a tap."""
 
     step: Step
     text: str
@@ -38,4 +40,5 @@ class Event:
     result: Result | None = None
     balance: int | None = None
     reason: str = ""
+    view: WalletView | None = None
     at: int = field(default_factory=time.time_ns)

@@ -9,7 +9,7 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -94,15 +94,15 @@ class Phone(Closing):
         return events
 
     def _handle(self, event: Event) -> None:
-        self._tell(event)
         try:
             if event.step is Step.DEBITED:
                 self._wants_consent = event if event.result is Result.SEE_PHONE else None
             elif event.step is Step.TAP_ENDED:
                 self._ask_consent()
-                self._refill()
+                event = replace(event, view=self._refill())
         except (TapLabError, OSError, subprocess.SubprocessError) as error:
             _log.warning("%s", error)
+        self._tell(event)
 
     def _tell(self, event: Event) -> None:
         """Write an event down and show it; a history that cannot be written must not stop the rest."""
@@ -123,10 +123,11 @@ class Phone(Closing):
         text = "user agreed: tap again within a minute" if granted else "user did not agree"
         self._tell(Event(Step.CONSENT, text, event.merchant, event.terminal_id, event.amount, event.currency))
 
-    def _refill(self) -> None:
+    def _refill(self) -> WalletView:
         with IssuerLink(self._issuer_url) as issuer:
             view = Account(self.tee, issuer).refill()  # starts the issuer only when the pool runs low
         self.history.keep_view(view)
+        return view
 
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""

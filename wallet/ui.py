@@ -131,11 +131,12 @@ class CardScreen:
             return
         if event.step in _TOLD:
             self._last = _event_line(event)
-        if event.balance is not None and self._view is not None:
+        if event.view is not None:
+            self._view = event.view
+        elif event.balance is not None and self._view is not None:
             self._view = _with_balance(self._view, event.balance)
         if self._live is not None:
-            if event.step is not Step.TAP_ENDED:
-                self._live.update(self._panel(), refresh=True)
+            self._live.update(self._panel(), refresh=True)
         elif event.step in _TOLD:
             sys.stdout.write(self._last + "\n")
             sys.stdout.flush()

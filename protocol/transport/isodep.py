@@ -13,8 +13,6 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from construct import BitsInteger, BitStruct, Const, ConstructError, Flag
-
 from protocol.errors import CardRemovedError, CardSilentError, DecodeError, TransportError
 
 FRAME_SIZES = (16, 24, 32, 40, 48, 64, 96, 128, 256)  # FSDI and FSCI 0 to 8, §5.1 table 1
@@ -30,10 +28,11 @@ MAX_APDU = 0x10000 + 9
 MAX_REPEATS = 2
 DEFAULT_WAIT_BUDGET = 600  # frame waiting times that a card may ask for in one exchange
 
-_I_BLOCK = BitStruct("kind" / Const(0, BitsInteger(2)), Const(0, BitsInteger(1)), "more" / Flag,
-                     Const(0, BitsInteger(2)), Const(1, BitsInteger(1)), "number" / Flag)  # fmt: skip
-_R_BLOCK = BitStruct("kind" / Const(2, BitsInteger(2)), Const(1, BitsInteger(1)), "nak" / Flag,
-                     Const(0, BitsInteger(2)), Const(1, BitsInteger(1)), "number" / Flag)  # fmt: skip
+# PCB bits of table 5 to 7; what is not a mask is fixed, and a block where it differs is none.
+_I_BLOCK, _I_BITS = 0x02, 0x11
+_R_BLOCK, _R_BITS = 0xA2, 0x11
+_MORE = _NAK = 0x10
+_NUMBER = 0x01
 _DESELECT = 0xC2
 _WTX = 0xF2
 
@@ -126,25 +125,23 @@ class Block:
         """Return PCB and information field."""
         if self.kind is BlockKind.S:
             return bytes([_WTX if self.wtx else _DESELECT]) + self.information
-        layout = _I_BLOCK if self.kind is BlockKind.I else _R_BLOCK
-        return layout.build({"more": self.more, "nak": self.nak, "number": bool(self.number)}) + self.information
+        pcb = _I_BLOCK if self.kind is BlockKind.I else _R_BLOCK
+        pcb |= self.number | (_MORE if self.more or self.nak else 0)
+        return bytes([pcb]) + self.information
 
     @classmethod
     def decode(cls, frame: bytes) -> Block:
         """Return the block of a frame; DecodeError for a PCB that is reserved, has CID or NAD, or a wrong length."""
-        pcb, information = frame[:1], frame[1:]
-        try:
-            if pcb and pcb[0] >> 6 == BlockKind.I:
-                parsed = _I_BLOCK.parse(pcb)
-                return cls(BlockKind.I, int(parsed.number), more=parsed.more, information=information)
-            if pcb and pcb[0] >> 6 == BlockKind.R and not information:
-                parsed = _R_BLOCK.parse(pcb)
-                return cls(BlockKind.R, int(parsed.number), nak=parsed.nak)
-        except ConstructError:
-            raise DecodeError("Block", "PCB", "reserved bits, CID or NAD") from None
-        if pcb == bytes([_DESELECT]) and not information:
+        if not frame:
+            raise DecodeError("Block", "PCB", "missing")
+        pcb, information = frame[0], frame[1:]
+        if pcb & ~_I_BITS == _I_BLOCK:
+            return cls(BlockKind.I, pcb & _NUMBER, more=bool(pcb & _MORE), information=information)
+        if pcb & ~_R_BITS == _R_BLOCK and not information:
+            return cls(BlockKind.R, pcb & _NUMBER, nak=bool(pcb & _NAK))
+        if pcb == _DESELECT and not information:
             return cls(BlockKind.S)
-        if pcb == bytes([_WTX]) and len(information) == 1:
+        if pcb == _WTX and len(information) == 1:
             return cls(BlockKind.S, wtx=True, information=information)
         raise DecodeError("Block", "PCB", "no block of this protocol")
 
@@ -195,6 +192,7 @@ class CardHalf:
         """The field was off: wait for RATS again."""
         self._frame = 0
         self._number = 1  # rule C
+        self._is_fresh = True
         self._sent: bytes | None = None
         self._incoming = b""
         self._is_too_long = False
@@ -225,12 +223,13 @@ class CardHalf:
             return self._receive_rats(frame)
         if len(frame) + CRC_LENGTH > FRAME_SIZES[FSDI]:
             return _SILENCE
-        if self._sent is None and frame[0] == RATS_START:
+        if self._is_fresh and frame[0] == RATS_START:
             return self._receive_rats(frame)  # our ATS was not understood
         try:
             block = Block.decode(frame)
         except DecodeError:
             return _SILENCE
+        self._is_fresh = False
         if block.kind is BlockKind.S:
             return self._receive_s(block)
         if self._computing:

@@ -61,7 +61,7 @@ class IssuerLink(Closing):
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(_STOP_SECONDS)
         said = self._child.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        return said[-1] if said else f"the issuer at {self._folder} does not answer"
+        return said[-1].removeprefix("tap-issuer: ") if said else f"the issuer at {self._folder} does not answer"
 
     def close(self) -> None:
         """End the child."""

@@ -13,10 +13,8 @@ import contextlib
 import itertools
 import logging
 import os
-import queue
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +161,8 @@ class NfcLink(CardLink):
     def _sense(self, *targets: Any) -> Any:
         try:
             return self._radio.frontend.sense(*targets, iterations=1)
+        except (ValueError, IndexError):  # what the UDP device received is not of its format
+            return None
         except OSError as error:
             raise LinkUnavailableError(f"the reader is gone: {error}") from None
 
@@ -260,19 +260,24 @@ class NfcPort(CardPort):
         self._ats = Ats(historical=card_historical(extended=extended))
         self._half = CardHalf(self._ats)
         self._closing = threading.Event()
+        self._waiting = threading.Lock()
+        self._asked_at: float | None = None
+        self._lost: Reaction | None = None
 
     def serve(self, card: CardHandler) -> None:
         """Be there for every reader that comes, tap after tap."""
-        with _Worker(card.process) as worker:
-            while not self._closing.is_set():
-                target = self._listen()
-                if target is None or not target.tt4_cmd:  # nobody, or what was left of another tap
-                    continue
-                card.activate()
-                try:
-                    self._serve_tap(target, worker)
-                finally:
-                    card.deactivate()
+        watchdog = threading.Thread(target=self._watch, name="waiting time", daemon=True)
+        watchdog.start()
+        while not self._closing.is_set():
+            target = self._listen()
+            if target is None or not target.tt4_cmd:  # nobody, or what was left of another tap
+                continue
+            card.activate()
+            try:
+                self._serve_tap(target, card)
+            finally:
+                card.deactivate()
+        watchdog.join()
         self._radio.frontend.close()
 
     def _listen(self) -> Any:
@@ -295,7 +300,7 @@ class NfcPort(CardPort):
                 return None
             raise LinkUnavailableError(f"the NFC device is gone: {error}") from None
 
-    def _serve_tap(self, target: Any, worker: _Worker) -> None:
+    def _serve_tap(self, target: Any, card: CardHandler) -> None:
         """Feed the card half until the field goes, the reader deselects, or nobody says anything any more."""
         self._half.reset()
         frame = bytes(target.tt4_cmd)
@@ -303,29 +308,50 @@ class NfcPort(CardPort):
             self._half.activated_by(bytes(target.rats_cmd or b""))
         reaction = self._half.receive(frame)
         while not self._closing.is_set():
-            if reaction.deliver is not None:
-                reaction = self._compute(reaction.deliver, worker)
-            if reaction.deselected:
-                self._exchange(reaction.send, 0)
-                return
             try:
+                if reaction.deliver is not None:
+                    reaction = self._compute(reaction.deliver, card)
+                if reaction.deselected:
+                    self._exchange(reaction.send, 0)
+                    return
                 reaction = self._half.receive(self._exchange(reaction.send, _FIELD_GONE_SECONDS))
             except CardRemovedError:
                 return
 
-    def _compute(self, apdu: bytes, worker: _Worker) -> Reaction:
-        """Let the application answer; ask the reader for time when it needs more than half the waiting time."""
-        worker.start(apdu)
+    def _compute(self, apdu: bytes, card: CardHandler) -> Reaction:
+        """Let the application answer; `_watch` asks the reader for time meanwhile, if that takes long."""
+        with self._waiting:
+            self._asked_at, self._lost = time.monotonic(), None
+        answer = card.process(apdu)
+        with self._waiting:  # held while a request for time is under way
+            self._asked_at, lost = None, self._lost
+        if self._closing.is_set():
+            return Reaction(deselected=True)
+        return lost or self._half.answer(answer)
+
+    def _watch(self) -> None:
+        """Ask for time whenever an answer needs more than half the frame waiting time.
+
+        This thread looks up now and then instead of being told, since waking it for every answer would cost more than
+        most answers take.
+        """
         patience = frame_waiting_time(self._ats.fwi) / 2
-        while (answer := worker.result(patience)) is None:
-            asked = self._half.ask_time()
-            reaction = self._half.receive(self._exchange(asked.send, _FIELD_GONE_SECONDS))
-            while reaction.send is not None and not reaction.deselected:  # our request was not understood: once more
+        while not self._closing.wait(patience / 4):
+            with self._waiting:
+                late = self._asked_at is not None and time.monotonic() - self._asked_at > patience
+                if late and self._lost is None:
+                    self._lost = self._ask_time()
+                    self._asked_at = time.monotonic()
+
+    def _ask_time(self) -> Reaction | None:
+        """Exchange S(WTX) with the reader; return what ends the tap instead, if something does."""
+        try:
+            reaction = self._half.ask_time()
+            while reaction.send is not None and not reaction.deselected:  # once more, if it was not understood
                 reaction = self._half.receive(self._exchange(reaction.send, _FIELD_GONE_SECONDS))
-            if reaction.deselected:
-                worker.result(None)
-                return reaction
-        return self._half.answer(answer)
+        except CardRemovedError:
+            return Reaction(deselected=True)
+        return reaction if reaction.deselected else None
 
     def _exchange(self, frame: bytes | None, timeout: float) -> bytes | None:
         """Send a frame, or stay silent, and return the next one; None for a damaged one."""
@@ -344,34 +370,3 @@ class NfcPort(CardPort):
     def close(self) -> None:
         """Stop serving, at the latest when the tap is over."""
         self._closing.set()
-
-
-class _Worker:
-    """A thread on which the application answers, so that the radio can be served meanwhile."""
-
-    def __init__(self, process: Callable[[bytes], bytes]) -> None:
-        self._process = process
-        self._commands: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="card", daemon=True)
-
-    def _run(self) -> None:
-        while (command := self._commands.get()) is not None:
-            self._answers.put(self._process(command))
-
-    def start(self, command: bytes) -> None:
-        self._commands.put(command)
-
-    def result(self, timeout: float | None) -> bytes | None:
-        try:
-            return self._answers.get(timeout=timeout)
-        except queue.Empty:
-            return None
-
-    def __enter__(self) -> _Worker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._commands.put(None)
-        self._thread.join()

@@ -1,0 +1,64 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""Homes made by the users' own commands, and a laboratory in one of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.end_to_end.parties import ToldLaboratory
+
+ROOT = Path(__file__).parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))  # so that tests find each other's helpers as `tests.…`, however pytest was started
+
+os.environ.pop("TAPLAB_HOME", None)  # a home of the person who runs the tests is not theirs to touch
+
+FIRST_COMMANDS = (
+    ("issuer", "init"),
+    ("wallet", "init"),
+    ("wallet", "apply"),
+    ("wallet", "load", "100.00", "EUR"),
+    ("pos", "init"),
+)
+
+
+@pytest.fixture(scope="session")
+def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home as a newcomer's commands leave it: 100.00 EUR, twenty cards, one terminal. Only to be copied."""
+    home = tmp_path_factory.mktemp("made") / "home"
+    for command in FIRST_COMMANDS:
+        line = [sys.executable, "-m", *command, "--home", str(home)]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+    return home
+
+
+@pytest.fixture
+def home(made_home: Path, tmp_path: Path) -> Path:
+    """A copy of that home for one test."""
+    return shutil.copytree(made_home, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def module_home(made_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of that home for the tests of one module."""
+    return shutil.copytree(made_home, tmp_path_factory.mktemp("shared") / "home")
+
+
+@pytest.fixture(scope="module")
+def laboratory(module_home: Path) -> Iterator[ToldLaboratory]:
+    """The wallet and the terminal of `module_home`: terminal and client application here, the TEE a process."""
+    from tests.end_to_end.parties import ToldLaboratory
+
+    with ToldLaboratory(module_home) as made:
+        yield made

@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""Ctrl-C and kill: exit code 130, one sentence, and everything works afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from pos import identity
+from pos.journal import Journal
+from pos.terminal import Terminal
+from protocol.commands import Ins
+from protocol.money import Amount
+from protocol.transport.opening import open_terminal_end
+from tests.end_to_end.commands import Running, balance, pids, serving, tap, wait_for_end
+from tests.end_to_end.parties import HookedCard, HostileTerminal, served
+from tests.end_to_end.soft_wallet import SoftWallet
+
+STEPS = (Ins.SELECT, Ins.RELAY_CHECK, Ins.GET_VIRTUAL_CARD, Ins.DEBIT, Ins.CONFIRM)
+
+
+def pay(home: Path) -> str:
+    """Let wallet and terminal of `home` pay 1.00 EUR once more, and return the balance."""
+    with serving(home) as wallet:
+        assert tap("pos", "charge", "1.00", home=home).code == 0
+        wallet.wait_for("tap ended")
+    return str([event["balance"] for event in wallet.events if "balance" in event][-1])
+
+
+def test_ctrl_c_ends_a_serving_wallet_and_breaks_nothing(home: Path) -> None:
+    wallet = serving(home)
+    tee = pids(wallet)["tee"]
+    done = wallet.interrupt()
+    assert (done.code, done.err.strip()) == (130, "tap-wallet: interrupted")
+    wait_for_end(tee)
+    assert not (home / "tap.sock").exists()
+    assert balance(home) == "100.00"
+    assert pay(home) == "99.00"
+
+
+def test_ctrl_c_in_the_middle_of_a_tap_breaks_nothing(home: Path) -> None:
+    wallet = serving(home)
+    with open_terminal_end(f"socket:{home / 'tap.sock'}") as link:
+        HostileTerminal(link, identity.load(home / "pos")).read_card()
+        assert wallet.interrupt().code == 130
+    assert not (home / "tap.sock").exists()
+    assert pay(home) == "99.00"
+
+
+def test_ctrl_c_ends_a_terminal_that_waits_for_a_card(home: Path) -> None:
+    terminal = Running("pos", "charge", "1.00", home=home)
+    terminal.wait_for("Present card")
+    done = terminal.interrupt()
+    assert (done.code, done.err.strip()) == (130, "tap-pos: interrupted")
+    assert tap("pos", "history", "--json", home=home).json == []
+    assert pay(home) == "99.00"
+
+
+def test_ctrl_c_ends_a_terminal_that_listens_and_its_socket_goes(home: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    terminal = Running("pos", "charge", "1.00", "EUR", f"socket:{link}?listen", home=home)
+    terminal.wait_for("Present card")
+    assert terminal.interrupt().code == 130
+    assert not link.exists()
+    assert tap("pos", "charge", "1.00", "EUR", f"socket:{link}?listen", "--timeout", "0.1", home=home).code == 16
+
+
+def test_sigterm_ends_a_serving_wallet_as_ctrl_c_does(home: Path) -> None:
+    wallet = serving(home)
+    wallet.process.send_signal(signal.SIGTERM)
+    assert wallet.wait().code == 130
+    assert not (home / "tap.sock").exists()
+
+
+def test_a_killed_wallet_leaves_nothing_in_the_way(home: Path) -> None:
+    wallet = serving(home)
+    tee = pids(wallet)["tee"]
+    wallet.kill()
+    wait_for_end(tee)  # the trusted world ends by itself when its client is gone
+    assert (home / "tap.sock").exists()
+    assert pay(home) == "99.00"
+    assert not (home / "tap.sock").exists()
+
+
+@pytest.mark.parametrize("step", STEPS, ids=[step.name for step in STEPS])
+def test_a_terminal_killed_at_any_step_uses_no_number_twice(home: Path, tmp_path: Path, step: Ins) -> None:
+    link = f"socket:{tmp_path / 'link'}"
+    challenges: list[bytes] = []
+    victim: Running | None = None
+
+    def watch(apdu: bytes) -> None:
+        if apdu[1] == Ins.RELAY_CHECK:
+            challenges.append(apdu)
+        if apdu[1] == step and victim is not None and victim.process.poll() is None:
+            os.kill(victim.process.pid, signal.SIGKILL)
+            victim.process.wait()
+
+    with served(HookedCard(SoftWallet(home), watch), link):
+        victim = Running("pos", "charge", "1.00", "EUR", link, "--json", home=home)
+        assert victim.wait().code == -signal.SIGKILL
+        with Terminal.open(home) as terminal:
+            assert terminal.charge(Amount.parse("1.00", "EUR"), link).approved
+    with Journal(home / "pos") as journal:
+        states = [record.state.value for record in journal.records()]
+    assert len(set(challenges)) == len(challenges)
+    assert states == [*{Ins.DEBIT: ["open"], Ins.CONFIRM: ["approved"]}.get(step, []), "approved"]

@@ -1,0 +1,267 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The terminal's journal: on disk before it is seen, numbers used once, one process at a time."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.fixtures import Laboratory
+from pos.journal import FILE_NAME, TAP_NUMBER_BLOCK, Journal, JournalFailedError, Record, State
+from pos.outcome import OutcomeKind, Step
+from pos.terminal import Terminal, TerminalOptions
+from protocol import tally
+from protocol.errors import UsageError
+from protocol.money import Amount
+from tests.end_to_end.commands import tap
+from tests.end_to_end.parties import WatchedLink, link_to, terminal_like
+
+DEBIT = bytes.fromhex("8052")
+CONFIRM = bytes.fromhex("8054")
+ONE_EURO = Amount.parse("1.00", "EUR")
+
+TAKE_NUMBERS_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from pos.journal import Journal
+journal = Journal(Path(sys.argv[1]))
+print(*(journal.next_tap_number() for _ in range(int(sys.argv[2]))), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def record(name: int) -> Record:
+    return Record(bytes([name] * 16), "2026-01-02T03:04:05+00:00", 100, 978, "card", b"c", b"t", b"r")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path) as opened:
+        yield opened
+
+
+def on_disk(folder: Path, scratch: Path) -> list[tuple[str, int, bytes]]:
+    """Return (state, amount, signature) of every row that a crash at this moment would leave behind."""
+    copy = Path(shutil.copytree(folder, scratch))
+    with sqlite3.connect(copy / FILE_NAME) as database:
+        rows = database.execute("SELECT state, amount, signature FROM transactions ORDER BY id").fetchall()
+    database.close()
+    return rows
+
+
+def seen_at(laboratory: Laboratory, folder: Path, scratch: Path, ins: bytes) -> list[tuple[str, int, bytes]]:
+    """Charge 1.00 EUR and return what was on disk when the command `ins` left the terminal."""
+    seen: list[tuple[str, int, bytes]] = []
+
+    def look(apdu: bytes) -> None:
+        if apdu.startswith(ins):
+            seen.extend(on_disk(folder, scratch))
+
+    identity = terminal_like(laboratory.home.path)
+    with Terminal(identity, Journal(folder)) as terminal:
+        assert terminal.charge(ONE_EURO, WatchedLink(link_to(laboratory.phone.card), look)).approved
+    return seen
+
+
+def test_the_open_record_is_on_disk_when_debit_leaves(laboratory: Laboratory, tmp_path: Path) -> None:
+    (folder := tmp_path / "pos").mkdir()
+    assert seen_at(laboratory, folder, tmp_path / "copy", DEBIT) == [("open", 100, b"")]
+
+
+def test_the_result_is_on_disk_when_confirm_leaves(laboratory: Laboratory, tmp_path: Path) -> None:
+    (folder := tmp_path / "pos").mkdir()
+    [(state, amount, signature)] = seen_at(laboratory, folder, tmp_path / "copy", CONFIRM)
+    assert (state, amount, len(signature)) == ("approved", 100, 64)
+
+
+def test_nothing_is_written_about_a_payment_before_the_card_was_checked(laboratory: Laboratory, tmp_path: Path) -> None:
+    (folder := tmp_path / "pos").mkdir()
+    assert seen_at(laboratory, folder, tmp_path / "copy", bytes.fromhex("8050")) == []
+
+
+def test_the_result_is_on_disk_when_the_shopper_may_see_it(laboratory: Laboratory, tmp_path: Path) -> None:
+    (folder := tmp_path / "pos").mkdir()
+    with Terminal(terminal_like(laboratory.home.path), Journal(folder)) as terminal:
+        steps = terminal.transaction(ONE_EURO, link_to(laboratory.phone.card))
+        while next(steps).step is not Step.PAID:
+            pass
+        rows = on_disk(folder, tmp_path / "copy")
+        steps.close()
+    assert [state for state, _, _ in rows] == ["approved"]
+
+
+def test_opening_and_settling_are_synced(journal: Journal) -> None:
+    before = tally.snapshot()
+    journal.open(record(1))
+    assert tally.since(before)[tally.Operation.SYNC] == 1
+    journal.settle(record(1).transaction_id, State.APPROVED, b"s")
+    assert tally.since(before)[tally.Operation.SYNC] == 2
+
+
+def test_every_commit_of_the_journal_goes_to_the_disk(journal: Journal) -> None:
+    [level] = journal._database.execute("PRAGMA synchronous").fetchone()
+    assert level == 2  # FULL
+    journal.open(record(1))
+    journal.confirm(record(1).transaction_id)
+    [level] = journal._database.execute("PRAGMA synchronous").fetchone()
+    assert level == 2
+
+
+def test_a_transaction_leaves_open_once(journal: Journal) -> None:
+    journal.open(record(1))
+    journal.settle(record(1).transaction_id, State.APPROVED, b"first")
+    journal.settle(record(1).transaction_id, State.REFUSED, b"second", "too late")
+    [kept] = journal.records()
+    assert (kept.state, kept.signature, kept.reason) == (State.APPROVED, b"first", "")
+
+
+def test_settling_one_transaction_leaves_the_others_open(journal: Journal) -> None:
+    journal.open(record(1))
+    journal.open(record(2))
+    journal.settle(record(2).transaction_id, State.REFUSED, b"", "insufficient funds")
+    assert [one.state for one in journal.records()] == [State.OPEN, State.REFUSED]
+
+
+def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.open(record(1))
+        journal.open(record(2))
+        journal.confirm(record(2).transaction_id)
+    with Journal(tmp_path) as journal:
+        first, second = journal.records()
+    assert first == record(1)
+    assert (second.transaction_id, second.confirmed) == (record(2).transaction_id, True)
+
+
+def test_one_transaction_is_opened_once(journal: Journal) -> None:
+    journal.open(record(1))
+    with pytest.raises(JournalFailedError):
+        journal.open(record(1))
+
+
+def test_tap_numbers_grow_across_blocks(journal: Journal) -> None:
+    numbers = [journal.next_tap_number() for _ in range(TAP_NUMBER_BLOCK + 5)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_a_tap_number_is_never_used_twice_whatever_kills_the_terminal(tmp_path: Path) -> None:
+    numbers: list[int] = []
+    for count in (1, 3, TAP_NUMBER_BLOCK, TAP_NUMBER_BLOCK + 1, 2):
+        command = [sys.executable, "-c", TAKE_NUMBERS_AND_DIE, str(tmp_path), str(count)]
+        killed = subprocess.run(command, capture_output=True, text=True)
+        assert killed.returncode == -signal.SIGKILL
+        numbers += map(int, killed.stdout.split())
+    with Journal(tmp_path) as journal:
+        numbers.append(journal.next_tap_number())
+    assert len(set(numbers)) == len(numbers) == 2 * TAP_NUMBER_BLOCK + 8
+
+
+def test_a_tap_waits_for_no_number_most_of_the_time(journal: Journal) -> None:
+    journal.next_tap_number()
+    before = tally.snapshot()
+    for _ in range(TAP_NUMBER_BLOCK // 2):
+        journal.next_tap_number()
+    assert tally.since(before)[tally.Operation.SYNC] == 0
+
+
+def test_a_second_terminal_process_is_refused_in_a_sentence(home: Path) -> None:
+    with Journal(home / "pos"):
+        refused = tap("pos", "charge", "1.00", "--timeout", "1", home=home)
+    assert refused.code == 2
+    assert refused.sentence.startswith("tap-pos: another terminal process is using")
+    assert tap("pos", "history", home=home).code == 0
+
+
+def test_a_closed_journal_can_be_opened_by_another(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    Journal(tmp_path).close()
+
+
+def test_a_damaged_journal_is_told_in_a_sentence(home: Path) -> None:
+    (home / "pos" / FILE_NAME).write_bytes(b"this is no database" * 100)
+    refused = tap("pos", "charge", "1.00", "--timeout", "1", home=home)
+    assert refused.code == 2
+    assert "the journal in" in refused.sentence
+    assert "cannot be used" in refused.sentence
+
+
+def test_a_damaged_journal_keeps_no_lock(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"this is no database" * 100)
+    with pytest.raises(UsageError, match="cannot be used"):
+        Journal(tmp_path)
+    (tmp_path / FILE_NAME).unlink()
+    Journal(tmp_path).close()
+
+
+def test_a_transaction_that_was_interrupted_is_still_open_at_the_next_start(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
+    identity = terminal_like(laboratory.home.path)
+    with Terminal(identity, Journal(tmp_path), TerminalOptions(timeout=1.0)) as terminal:
+        answers = laboratory.phone.card
+
+        def pull(apdu: bytes) -> None:
+            if apdu.startswith(DEBIT):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            terminal.charge(ONE_EURO, WatchedLink(link_to(answers), pull))
+    with Terminal(identity, Journal(tmp_path), TerminalOptions(timeout=1.0)) as terminal:
+        assert terminal.charge(ONE_EURO, link_to(answers)).kind is OutcomeKind.APPROVED
+    with Journal(tmp_path) as journal:
+        assert [one.state for one in journal.records()] == [State.OPEN, State.APPROVED]
+
+
+def full(journal: Journal) -> None:
+    """Let the disk be full for this journal: not a page more."""
+    [pages] = journal._database.execute("PRAGMA page_count").fetchone()
+    journal._database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_full_disk_is_told_in_a_sentence(journal: Journal) -> None:
+    full(journal)
+    with pytest.raises(JournalFailedError, match=r"cannot be written.*full"):
+        deque(map(journal.open, map(record, range(100))), maxlen=0)
+
+
+def test_no_debit_leaves_when_the_journal_cannot_be_written(laboratory: Laboratory, tmp_path: Path) -> None:
+    before = laboratory.balance
+    sent: list[bytes] = []
+    journal = Journal(tmp_path)
+    journal.next_tap_number()
+    journal._database.execute("PRAGMA query_only = 1")
+    with Terminal(terminal_like(laboratory.home.path), journal) as terminal, pytest.raises(JournalFailedError):
+        terminal.charge(ONE_EURO, WatchedLink(link_to(laboratory.phone.card), sent.append))
+    assert not [apdu for apdu in sent if apdu.startswith(DEBIT)]
+    assert laboratory.balance == before
+
+
+def break_at(laboratory: Laboratory, folder: Path, ins: bytes) -> OutcomeKind:
+    """Charge 1.00 EUR with a journal that cannot be written any more from the command `ins` on."""
+    journal = Journal(folder)
+
+    def stop(apdu: bytes) -> None:
+        if apdu.startswith(ins):
+            journal._database.execute("PRAGMA query_only = 1")
+
+    with Terminal(terminal_like(laboratory.home.path), journal) as terminal:
+        return terminal.charge(ONE_EURO, WatchedLink(link_to(laboratory.phone.card), stop)).kind
+
+
+def test_nothing_is_approved_that_could_not_be_written_down(laboratory: Laboratory, tmp_path: Path) -> None:
+    assert break_at(laboratory, tmp_path, DEBIT) is OutcomeKind.TORN
+    with Journal(tmp_path) as journal:
+        assert [one.state for one in journal.records()] == [State.OPEN]
+
+
+def test_a_confirmation_that_cannot_be_noted_leaves_it_approved(laboratory: Laboratory, tmp_path: Path) -> None:
+    assert break_at(laboratory, tmp_path, CONFIRM) is OutcomeKind.APPROVED

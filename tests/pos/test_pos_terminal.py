@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The transaction, with a real wallet at the other end: order, dates, amounts, and what a script can do with it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.fixtures import Laboratory
+from pos.journal import Journal, State
+from pos.outcome import OutcomeKind, Step
+from pos.terminal import Terminal, TerminalOptions
+from protocol import tally
+from protocol.apdu import Command
+from protocol.commands import Ins
+from protocol.errors import UsageError
+from protocol.money import Amount
+from protocol.transport.memory import MemoryPort
+from protocol.transport.trace import TracingLink
+from tests.end_to_end.parties import PlainCard, link_to, terminal_like
+
+CENT = Amount.parse("0.01", "EUR")
+DAY = 86_400
+
+
+def instructions(link: TracingLink) -> list[int]:
+    return [Command.decode(one.command).ins for one in link.exchanges]
+
+
+def test_a_tap_is_five_commands_in_their_order(laboratory: Laboratory) -> None:
+    link = TracingLink(laboratory.link)
+    assert laboratory.terminal.charge(CENT, link).approved
+    assert instructions(link) == [Ins.SELECT, Ins.RELAY_CHECK, Ins.GET_VIRTUAL_CARD, Ins.DEBIT, Ins.CONFIRM]
+
+
+def test_the_terminal_does_no_more_cryptography_than_the_protocol_says(laboratory: Laboratory) -> None:
+    before = tally.snapshot()
+    assert laboratory.charge("0.01").approved
+    done = tally.since(before)
+    assert {operation.value: done[operation] for operation in tally.Operation if operation != "sync"} == {
+        "sign": 1,
+        "verify": 3,
+        "seal": 0,
+        "open": 1,
+    }
+
+
+def test_the_whole_tap_stays_within_its_budget(laboratory: Laboratory) -> None:
+    air = laboratory.charge("0.01").air
+    assert air.bytes_command + air.bytes_response <= 850
+    assert air.milliseconds() <= 87
+    assert air.milliseconds_to_receipt <= 82
+
+
+@pytest.mark.parametrize("amount", [Amount.parse("0.00", "EUR"), Amount.parse("1.00", "USD"), Amount.parse("1", "JPY")])
+def test_zero_or_another_currency_is_no_charge(laboratory: Laboratory, amount: Amount) -> None:
+    with pytest.raises(UsageError, match="more than 0 and in EUR"):
+        laboratory.terminal.charge(amount, laboratory.link)
+
+
+@pytest.mark.parametrize(("days", "reason"), [(90, "certificate expired"), (-90, "certificate not yet valid")])
+def test_the_terminal_judges_the_card_by_its_own_date(
+    laboratory: Laboratory, tmp_path: Path, days: int, reason: str
+) -> None:
+    before = laboratory.balance
+    identity = terminal_like(laboratory.home.path)
+    with Terminal(identity, Journal(tmp_path), clock=lambda: time.time() + days * DAY) as terminal:
+        outcome = terminal.charge(CENT, link_to(laboratory.phone.card))
+    assert (outcome.kind, outcome.reason, laboratory.balance) == (OutcomeKind.NOT_VERIFIED, reason, before)
+
+
+def test_no_card_in_time_is_an_outcome(laboratory: Laboratory, tmp_path: Path) -> None:
+    options = TerminalOptions(timeout=0.0)
+    with Terminal(terminal_like(laboratory.home.path), Journal(tmp_path), options) as terminal:
+        outcome = terminal.charge(CENT, "memory:nobody")
+    assert (outcome.kind, outcome.steps) == (OutcomeKind.NO_CARD, ())
+
+
+def test_a_scripted_charge_yields_each_step_when_it_was_taken(laboratory: Laboratory) -> None:
+    link = TracingLink(laboratory.link)
+    taken = {one.step: instructions(link) for one in laboratory.terminal.transaction(CENT, link)}
+    assert {step: len(sent) for step, sent in taken.items()} == {
+        Step.NAME_SENT: 0,
+        Step.CARD_ASKED: 2,
+        Step.CARD_CHECKED: 3,
+        Step.PAID: 4,
+    }
+
+
+def test_a_charge_that_a_script_gives_up_sends_nothing_more(laboratory: Laboratory) -> None:
+    before = laboratory.balance
+    link = TracingLink(laboratory.link)
+    steps = laboratory.terminal.transaction(CENT, link)
+    while next(steps).step is not Step.CARD_CHECKED:
+        pass
+    steps.close()
+    assert Ins.DEBIT not in instructions(link)
+    assert laboratory.balance == before
+    assert laboratory.charge("0.01").approved
+
+
+@pytest.mark.parametrize("atr", [b"", b"\x3b", b"\x3b\x8f\x80\x01"])
+def test_a_card_with_a_malformed_answer_to_reset_is_not_trusted(laboratory: Laboratory, atr: bytes) -> None:
+    port = MemoryPort("malformed")
+    port.atr = atr
+    port.present(PlainCard())
+    outcome = laboratory.terminal.charge(CENT, "memory:malformed")
+    port.close()
+    assert (outcome.kind, outcome.charged) == (OutcomeKind.NOT_VERIFIED, False)
+
+
+def test_every_charge_that_reached_debit_has_one_line_in_the_journal(laboratory: Laboratory, tmp_path: Path) -> None:
+    identity = terminal_like(laboratory.home.path)
+    link = link_to(laboratory.phone.card)
+    with Terminal(identity, Journal(tmp_path)) as terminal:
+        outcomes = [terminal.charge(Amount.parse(text, "EUR"), link) for text in ("0.01", "99.00", "999.00")]
+    with Journal(tmp_path) as journal:
+        records = journal.records()
+    assert [one.kind for one in outcomes] == [OutcomeKind.APPROVED, OutcomeKind.SEE_PHONE, OutcomeKind.DECLINED]
+    assert [one.transaction_id.hex() for one in records] == [one.reference for one in outcomes]
+    assert [(one.state, one.reason) for one in records] == [
+        (State.APPROVED, ""),
+        (State.REFUSED, "see phone"),
+        (State.REFUSED, "insufficient funds"),
+    ]
+    assert all(one.confirmed and len(one.signature) == 64 for one in records)
