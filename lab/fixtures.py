@@ -99,6 +99,11 @@ class RemovableLink(CardLink):
     remove_before: int = 0
     _count: int = field(default=0, init=False)
 
+    @property
+    def max_data(self) -> int:
+        """What the link within carries."""
+        return self.link.max_data
+
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
         """Begin a tap."""
         self._count = 0

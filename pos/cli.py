@@ -95,6 +95,13 @@ def init(
 @click.option("--directory", is_flag=True, help="Read the payment directory first instead of selecting by name.")
 @click.option("--name", default=DEFAULT_NAME.hex().upper(), show_default=True, metavar="HEX", help="Application name.")
 @timeout_option
+@click.option(
+    "--again",
+    default=30.0,
+    show_default=True,
+    callback=_seconds,
+    help="Seconds to wait for the same card when a tap was torn and its result is not known.",
+)
 @trace_option
 @common_options
 def charge(
@@ -106,6 +113,7 @@ def charge(
     directory: bool,
     name: str,
     timeout: float,
+    again: float,
     trace: bool,
 ) -> int:
     """Charge AMOUNT of CURRENCY (default EUR) to the next card at LINK (default: the socket of this --home).
@@ -128,7 +136,7 @@ def charge(
 
     wanted = Amount.parse(amount, currency)
     LinkUrl.parse(link or home.link)  # before anything is shown
-    options = TerminalOptions(_name(name), use_directory=directory, timeout=timeout)
+    options = TerminalOptions(_name(name), use_directory=directory, timeout=timeout, again=again)
     with Terminal.open(home.path, options) as terminal:
         screen = None if as_json else Screen(wanted, terminal.merchant)
         steps = terminal.transaction(wanted, link or home.link)

@@ -44,6 +44,7 @@ class State(StrEnum):
     OPEN = "open"
     APPROVED = "approved"
     REFUSED = "refused"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,14 @@ class Journal(Closing):
         """Return every transaction, oldest first."""
         rows = self._database.execute(f"SELECT {_COLUMNS} FROM transactions ORDER BY id")  # noqa: S608 - a constant
         return [_record(row) for row in rows]
+
+    def find(self, transaction_id: bytes) -> Record | None:
+        """Return a transaction by its id, None when this terminal never began it."""
+        row = self._database.execute(
+            f"SELECT {_COLUMNS} FROM transactions WHERE transaction_id = ?",  # noqa: S608 - a constant
+            (transaction_id,),
+        ).fetchone()
+        return _record(row) if row else None
 
     def close(self) -> None:
         """Close the journal and let another process have it."""

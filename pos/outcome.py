@@ -32,6 +32,7 @@ class Step(StrEnum):
     CARD_ASKED = "S4"
     CARD_CHECKED = "S8"
     PAID = "S9"
+    PRESENT_AGAIN = "present again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def _examine(link: CardLink, activation: Activation) -> Finding:
         extended = activation.takes_extended_length
     except DecodeError:
         extended = False
-    card = TerminalChaining(link.transceive, extended=extended)
+    card = TerminalChaining(link.transceive, extended=extended, max_data=link.max_data)
     applications = tuple(filter(None, (_find(card, what, name) for what, name in _KNOWN_NAMES.items())))
     radio = activation.card
     return Finding(

@@ -20,7 +20,7 @@ from protocol.commands import (
 )
 from protocol.envelope import SUITE_1
 from protocol.fci import DIRECTORY_NAME, ApplicationFci, DirectoryEntry, decode_directory
-from protocol.messages import Confirm, Confirmed, Debit, DebitResult, GetVirtualCard, RelayCheck
+from protocol.messages import Cancel, Confirm, Confirmed, Debit, DebitResult, GetVirtualCard, RelayCheck, Settled
 from protocol.status import StatusWord, raise_for_status
 from protocol.transcript import Digests, Record, digests
 from protocol.transport.base import Activation, CardLink
@@ -33,7 +33,7 @@ class CardSession:
     def __init__(self, link: CardLink, activation: Activation, *, short: bool = False) -> None:
         """Talk over `link`; long messages go as the card states, or in `short` pieces if told so."""
         extended = activation.takes_extended_length and not short
-        self._exchange_whole = TerminalChaining(link.transceive, extended=extended).exchange
+        self._exchange_whole = TerminalChaining(link.transceive, extended=extended, max_data=link.max_data).exchange
         self._transcript = b""
         self._keys: ChannelKeys | None = None
         self._messages = 0
@@ -85,9 +85,13 @@ class CardSession:
         """Ask for the payment; VerificationError or StatusError when there is no answer that can be believed."""
         return DebitResult.decode(self._in_channel(Ins.DEBIT, debit.encode()))
 
-    def confirm(self) -> Confirmed:
-        """Tell the wallet that the receipt arrived."""
-        return Confirmed.decode(self._in_channel(Ins.CONFIRM, Confirm(b"").encode()))
+    def confirm(self, transaction_id: bytes = b"") -> Confirmed:
+        """Tell the wallet that the result arrived: this session's, or that of a recovered transaction."""
+        return Confirmed.decode(self._in_channel(Ins.CONFIRM, Confirm(transaction_id).encode()))
+
+    def cancel(self, transaction_id: bytes) -> Settled:
+        """Ask for the final result of a transaction, which is cancelled if it was still open."""
+        return Settled.decode(self._in_channel(Ins.CANCEL, Cancel(transaction_id).encode()))
 
     def _in_channel(self, ins: Ins, plaintext: bytes) -> bytes:
         if self._keys is None:

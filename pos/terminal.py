@@ -22,6 +22,7 @@ from pos import tap_key
 from pos.identity import Identity
 from pos.journal import Journal, JournalFailedError, Record, State
 from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
+from pos.recovery import settle_open
 from pos.session import CardSession, signed
 from pos.verifier import Trust, VerifiedCard, verify
 from protocol.closing import Closing
@@ -50,12 +51,17 @@ Steps = Generator[Progress, None, Outcome]
 
 @dataclass(frozen=True, slots=True)
 class TerminalOptions:
-    """How a terminal behaves. `use_directory` always reads the directory first; `short` never uses extended lengths."""
+    """How a terminal behaves. `use_directory` always reads the directory first; `short` never uses extended lengths.
+
+    `timeout` is how many seconds to wait for a card, `again` how many for the same card when a tap was torn so late that
+    its result is not known.
+    """
 
     name: bytes = DEFAULT_NAME
     use_directory: bool = False
     short: bool = False
     timeout: float = NO_CARD_TIMEOUT
+    again: float = 0.0
 
 
 class _EndedError(Exception):
@@ -79,6 +85,7 @@ class _Transaction:
     receipt_verified: bool = False
     relay_ms: float | None = None
     to_receipt: int = 0
+    in_progress: bytes | None = None
 
     def outcome(self, kind: OutcomeKind, reason: str, charged: bool | None, trace: list[Exchange]) -> Outcome:
         lengths = tuple(exchange.lengths for exchange in trace)
@@ -157,8 +164,19 @@ class Terminal(Closing):
 
     def _run(self, amount: Amount, link: TracingLink, *, short: bool) -> Steps:
         known = _Transaction(amount)
+        outcome = yield from self._one_tap(known, link, self._options.timeout, short=short)
+        until = time.monotonic() + self._options.again
+        while known.in_progress is not None and (left := until - time.monotonic()) > 0:
+            yield _step(known, Step.PRESENT_AGAIN, "the result is not known: present the card again")
+            again = yield from self._one_tap(known, link, left, short=short)
+            outcome = again if known.in_progress is None else outcome
+        return outcome
+
+    def _one_tap(
+        self, known: _Transaction, link: TracingLink, timeout: float, *, short: bool
+    ) -> Generator[Progress, None, Outcome]:
         try:
-            yield from self._tap(known, link, short=short)
+            yield from self._tap(known, link, timeout, short=short)
         except _EndedError as ended:
             return known.outcome(ended.kind, ended.reason, ended.charged, link.exchanges)
         except VerificationError as error:
@@ -173,26 +191,56 @@ class Terminal(Closing):
             link.deactivate()
         return known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
 
-    def _tap(self, known: _Transaction, link: TracingLink, *, short: bool) -> Generator[Progress, None, None]:
+    def _tap(
+        self, known: _Transaction, link: TracingLink, timeout: float, *, short: bool
+    ) -> Generator[Progress, None, None]:
         """The whole tap. The key of this tap is made before the card comes, so that the card need not wait for it."""
         key, challenge = tap_key.make(self._identity.device_secret, self._journal.next_tap_number())
-        session = CardSession(link, self._activate(link), short=short)
+        session = CardSession(link, self._activate(link, timeout), short=short)
         yield _step(known, Step.NAME_SENT, "terminal sends the application name")
         self._select(session)
         known.relay_ms = 1000 * session.relay_check(challenge)
         yield _step(known, Step.CARD_ASKED, "terminal proves itself and asks for the virtual card number")
         verified = self._read_card(session, key)
-        known.card = verified.card.number.masked
         yield _step(known, Step.CARD_CHECKED, "terminal verified the signature, decrypted, checked the number")
+        settled = self._settle_open(known, session, verified.card.open_id)
+        if self._was_paid(known, settled):
+            yield _step(known, Step.PAID, "wallet had deducted the amount, terminal has the receipt now")
+            return
+        known.card = verified.card.number.masked
         if verified.card.currency != known.amount.currency.number:
             raise _EndedError(OutcomeKind.DECLINED, Result.CURRENCY_NOT_SUPPORTED.words)
         self._pay(known, session, verified, link)
         yield _step(known, Step.PAID, "wallet deducted the amount, terminal has the receipt")
         self._confirm(session, verified.keys.transaction_id)
 
-    def _activate(self, link: TracingLink) -> Activation:
+    def _settle_open(self, known: _Transaction, session: CardSession, open_id: bytes) -> list[bytes]:
         try:
-            return link.activate(self._options.timeout)
+            return settle_open(session, self._journal, open_id)
+        except (StatusError, TransportError, DecodeError):
+            charged = False if known.in_progress is None else None
+            reason = "the tap ended while an earlier one was settled: present the card again"
+            raise _EndedError(OutcomeKind.TORN, reason, charged=charged) from None
+
+    def _was_paid(self, known: _Transaction, settled: list[bytes]) -> bool:
+        """Tell whether the charge in progress turned out to be paid; False when it is to be paid now.
+
+        Another card does not inherit a charge whose result is not known, and a refusal ends it.
+        """
+        if known.in_progress is None:
+            return False
+        record = self._journal.find(known.in_progress)
+        if known.in_progress not in settled or record is None or record.state is State.OPEN:
+            raise _EndedError(OutcomeKind.TORN, "another card: present the first one again", charged=None)
+        known.in_progress = None
+        if record.state is State.REFUSED:
+            raise _EndedError(OutcomeKind.DECLINED, record.reason)
+        known.receipt_verified = record.state is State.APPROVED
+        return known.receipt_verified
+
+    def _activate(self, link: TracingLink, timeout: float) -> Activation:
+        try:
+            return link.activate(timeout)
         except CardSilentError as error:
             raise _EndedError(OutcomeKind.NO_CARD, str(error)) from None
         except ForeignCardError as error:
@@ -256,14 +304,14 @@ class Terminal(Closing):
             receipt.encode(),
         )
         self._journal.open(record)
-        known.reference = receipt.transaction_id.hex()
+        known.reference, known.in_progress = receipt.transaction_id.hex(), receipt.transaction_id
         answer = self._debit(session, debit)
         known.to_receipt = len(link.exchanges)
         final = replace(receipt, result=answer.result)
         if not final.is_signed_by(verified.credential.public_key, answer.signature):
             raise _EndedError(OutcomeKind.NOT_VERIFIED, Check.RECEIPT.value, charged=None)
-        known.receipt_verified = True
-        self._record_result(session, final, answer)
+        known.receipt_verified, known.in_progress = True, None
+        self._record_result(known, session, final, answer)
 
     def _debit(self, session: CardSession, debit: Debit) -> DebitResult:
         """Send DEBIT; from here on only an answer with a valid tag says anything about the money."""
@@ -274,12 +322,13 @@ class Terminal(Closing):
                 OutcomeKind.TORN, "the result is not known: present the card again", charged=None
             ) from None
 
-    def _record_result(self, session: CardSession, final: Receipt, answer: DebitResult) -> None:
+    def _record_result(self, known: _Transaction, session: CardSession, final: Receipt, answer: DebitResult) -> None:
         approved = answer.result is Result.APPROVED
         state = State.APPROVED if approved else State.REFUSED
         try:
             self._journal.settle(final.transaction_id, state, answer.signature, "" if approved else answer.result.words)
         except JournalFailedError as error:
+            known.in_progress = final.transaction_id
             raise _EndedError(OutcomeKind.TORN, f"{error}; present the card again", charged=approved) from None
         if not approved:
             self._confirm(session, final.transaction_id)

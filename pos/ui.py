@@ -37,6 +37,9 @@ class Screen:
 
     def progress(self, progress: Progress) -> None:
         """Show how far the tap is, as the four lamps of a terminal."""
+        if progress.step is Step.PRESENT_AGAIN:
+            self._console.print("[bold yellow]Present the card again[/]")
+            return
         lit = _PROGRESS[progress.step]
         lamps = "● " * lit + "○ " * (len(_PROGRESS) - lit)
         if sys.stdout.isatty():

@@ -37,12 +37,15 @@ class Result(IntEnum):
     CREDENTIAL_UNUSABLE = 0x05
     STORAGE_FAILURE = 0x06
     CANCELLED = 0x07
+    UNKNOWN = 0xFF
 
     @property
     def words(self) -> str:
         """The result as a person reads it."""
         if self is Result.STORAGE_FAILURE:
             return "storage failure, nothing deducted"
+        if self is Result.UNKNOWN:
+            return "no such transaction"
         return self.name.lower().replace("_", " ")
 
 
@@ -203,6 +206,62 @@ class Confirmed(Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel(Wire):
+    """CANCEL: the id of a transaction of this wallet with this terminal whose result the terminal does not know."""
+
+    transaction_id: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("transaction_id" / Bytes(TRANSACTION_ID_LENGTH))
+
+
+@dataclass(frozen=True, slots=True)
+class Settled(Wire):
+    """The answer to CANCEL: the final result, and the signature of the credential that the transaction was made with.
+
+    The signature is over the Receipt, for CANCELLED over the Cancellation, and zeros for UNKNOWN.
+    """
+
+    result: Result
+    signature: bytes
+    open_id: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "result" / Coded(Result, Byte),
+        "signature" / Bytes(signing.SIGNATURE_LENGTH),
+        "open_id" / Bytes(TRANSACTION_ID_LENGTH),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation(Wire):
+    """What a wallet signs about a transaction that it will never pay: it was not asked to, so no amount is in it."""
+
+    version: int
+    suite: int
+    credential_hash: bytes
+    terminal_hash: bytes
+    counter: int
+    transaction_id: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "version" / Byte,
+        "suite" / Byte,
+        "credential_hash" / Bytes(DIGEST_LENGTH),
+        "terminal_hash" / Bytes(DIGEST_LENGTH),
+        "counter" / Int16ub,
+        "transaction_id" / Bytes(TRANSACTION_ID_LENGTH),
+    )
+
+    def signature_input(self) -> bytes:
+        """Return what the credential signs."""
+        return labelled(Label.CANCELLATION, self.encode())
+
+    def is_signed_by(self, public_key: bytes, signature: bytes) -> bool:
+        """Tell whether `signature` is the credential's over this cancellation."""
+        return signing.is_valid(public_key, signature, self.signature_input())
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt(Wire):
     """What a wallet signs about a transaction, and all that an issuer needs to judge it alone.
 
@@ -232,6 +291,12 @@ class Receipt(Wire):
     def signature_input(self) -> bytes:
         """Return what the credential signs."""
         return labelled(Label.RECEIPT, self.encode())
+
+    def cancellation(self) -> Cancellation:
+        """Return what would be signed in its place if the wallet was never asked to pay."""
+        return Cancellation(
+            self.version, self.suite, self.credential_hash, self.terminal_hash, self.counter, self.transaction_id
+        )
 
     def is_signed_by(self, public_key: bytes, signature: bytes) -> bool:
         """Tell whether `signature` is the credential's over this receipt."""

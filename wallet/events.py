@@ -21,6 +21,7 @@ class Step(StrEnum):
     CARD_RETURNED = "S7"
     DEBITED = "S9"
     CONFIRMED = "confirmed"
+    RECOVERED = "recovered"
     TERMINAL_REFUSED = "terminal refused"
     TAP_ENDED = "tap ended"
     CONSENT = "consent"
@@ -41,4 +42,5 @@ class Event:
     balance: int | None = None
     reason: str = ""
     view: WalletView | None = None
+    reference: bytes = b""
     at: int = field(default_factory=time.time_ns)

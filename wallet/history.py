@@ -19,7 +19,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS shown (id INTEGER PRIMARY KEY CHECK (id = 1), view BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS history (
   id INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL, merchant TEXT NOT NULL, terminal_id TEXT NOT NULL,
-  amount INTEGER NOT NULL, currency INTEGER NOT NULL, result INTEGER, balance INTEGER, reason TEXT NOT NULL
+  amount INTEGER NOT NULL, currency INTEGER NOT NULL, result INTEGER, balance INTEGER, reason TEXT NOT NULL,
+  reference BLOB NOT NULL
 );"""
 
 
@@ -59,19 +60,19 @@ class History:
         """Write down what an event says, if it is one that a user wants to find again."""
         if event.step is Step.DEBITED:
             approved = event.result is Result.APPROVED
-            what = "paid" if approved else f"declined: {event.result.words if event.result else 'unknown'}"
-            self._insert(event, f"{what}, not confirmed" if approved else what)
+            what = f"declined: {event.result.words if event.result else 'unknown'}"
+            self._insert(event, "deducted, not confirmed" if approved else what)
         elif event.step is Step.CONFIRMED and event.result is Result.APPROVED:
-            self._write("UPDATE history SET what = 'paid' WHERE id = (SELECT max(id) FROM history)", ())
+            self._write("UPDATE history SET what = 'paid' WHERE reference = ?", (event.reference,))
         elif event.step in (Step.TERMINAL_REFUSED, Step.CONSENT):
             self._insert(event, event.text)
 
     def _insert(self, event: Event, what: str) -> None:
         self._write(
-            "INSERT INTO history (at, what, merchant, terminal_id, amount, currency, result, balance, reason)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO history (at, what, merchant, terminal_id, amount, currency, result, balance, reason,"
+            " reference) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (event.at, what, event.merchant, event.terminal_id, event.amount, event.currency, event.result,
-             event.balance, event.reason),
+             event.balance, event.reason, event.reference),
         )  # fmt: skip
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> None:

@@ -130,15 +130,20 @@ class PaymentClient:
 
 def _told(command: Command, answer: ChannelAnswer) -> Event:
     shown = answer.shown
-    debited = command.ins == Ins.DEBIT
     paid = "amount deducted" if shown.result is Result.APPROVED else f"nothing deducted: {shown.result.words}"
+    step, text = {
+        Ins.DEBIT: (Step.DEBITED, paid),
+        Ins.CONFIRM: (Step.CONFIRMED, "the terminal has the result"),
+        Ins.CANCEL: (Step.RECOVERED, f"the terminal asks about an earlier tap: {shown.result.words}"),
+    }[Ins(command.ins)]
     return Event(
-        Step.DEBITED if debited else Step.CONFIRMED,
-        paid if debited else "the terminal has the result",
+        step,
+        text,
         shown.merchant,
         shown.terminal_id,
         shown.amount,
         shown.currency,
         shown.result,
         shown.balance,
+        reference=shown.reference,
     )

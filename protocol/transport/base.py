@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+from protocol.apdu import MAX_DATA
 from protocol.closing import Closing
 from protocol.errors import DecodeError
 
@@ -50,6 +51,11 @@ class Activation:
 
 class CardLink(Closing):
     """The terminal's end of a link."""
+
+    @property
+    def max_data(self) -> int:
+        """The most bytes of data that the link carries in one command; longer ones are chained."""
+        return MAX_DATA
 
     @abstractmethod
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:

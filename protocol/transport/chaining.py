@@ -22,14 +22,18 @@ MAX_FETCHES = MAX_ANSWER // SHORT_MAX_NE + 1
 class TerminalChaining:
     """Sends whole commands over a link that moves single APDUs."""
 
-    def __init__(self, transceive: Callable[[bytes], bytes], *, extended: bool) -> None:
-        """Wrap `transceive`; `extended` says that both card and link take extended lengths."""
+    def __init__(self, transceive: Callable[[bytes], bytes], *, extended: bool, max_data: int = MAX_DATA) -> None:
+        """Wrap `transceive`; `extended` says that both card and link take extended lengths.
+
+        `max_data` is the most bytes of data that the link carries in one command.
+        """
         self._transceive = transceive
         self._extended = extended
+        self._max_data = max_data
 
     def exchange(self, command: Command) -> Response:
         """Return the whole answer to `command`; TransportError when a card never stops sending."""
-        in_one_piece = self._extended or not command.needs_extended
+        in_one_piece = not command.needs_extended or (self._extended and len(command.data) <= self._max_data)
         return self._fetch_rest(self._send(command) if in_one_piece else self._send_chained(command))
 
     def _send(self, command: Command) -> Response:

@@ -25,6 +25,7 @@ from protocol.errors import (
     ForeignCardError,
     LinkUnavailableError,
     MissingOnMachineError,
+    UsageError,
 )
 from protocol.log import traffic
 from protocol.transport.base import (
@@ -39,6 +40,7 @@ from protocol.transport.base import (
 )
 from protocol.transport.isodep import (
     FRAME_SIZES,
+    MAX_APDU,
     RATS_START,
     Ats,
     CardHalf,
@@ -187,6 +189,8 @@ class NfcLink(CardLink):
         """Send an APDU by blocks and return the answer."""
         if self._half is None:
             raise CardRemovedError("no card is active")
+        if len(apdu) > MAX_APDU:
+            raise UsageError(f"a command of {len(apdu)} bytes is longer than this link can carry")
         traffic(_log, ">", apdu)
         try:
             answer = self._run(self._half.exchange(apdu))
@@ -314,9 +318,20 @@ class NfcPort(CardPort):
                 if reaction.deselected:
                     self._exchange(reaction.send, 0)
                     return
-                reaction = self._half.receive(self._exchange(reaction.send, _FIELD_GONE_SECONDS))
+                reaction = self._next(reaction.send)
             except CardRemovedError:
                 return
+
+    def _next(self, frame: bytes | None) -> Reaction:
+        """Send a frame and wait for one that the half reacts to: what is none for it is no sign of our reader."""
+        until = time.monotonic() + _FIELD_GONE_SECONDS
+        reaction = self._half.receive(self._exchange(frame, _FIELD_GONE_SECONDS))
+        while reaction == Reaction():
+            left = until - time.monotonic()
+            if left <= 0 or self._closing.is_set():
+                raise CardRemovedError("the field is gone")
+            reaction = self._half.receive(self._exchange(None, left))
+        return reaction
 
     def _compute(self, apdu: bytes, card: CardHandler) -> Reaction:
         """Let the application answer; `_watch` asks the reader for time meanwhile, if that takes long."""
@@ -358,8 +373,12 @@ class NfcPort(CardPort):
         import nfc.clf
 
         try:
-            received = self._radio.frontend.exchange(frame, timeout)
-        except (nfc.clf.BrokenLinkError, nfc.clf.TimeoutError):
+            received = self._radio.frontend.exchange(frame, min(timeout, _LISTEN_SECONDS))
+        except nfc.clf.TimeoutError:
+            if timeout <= _LISTEN_SECONDS or self._closing.is_set():
+                raise CardRemovedError("the field is gone") from None
+            return self._exchange(None, timeout - _LISTEN_SECONDS)
+        except nfc.clf.BrokenLinkError:
             raise CardRemovedError("the field is gone") from None
         except (nfc.clf.CommunicationError, ValueError):
             return None

@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: MIT
 """`pcsc:` or `pcsc:READER`: any PC/SC reader through pyscard, for the terminal's end.
 
-A tap is a reset and a transaction of ours: nobody else's APDU comes between. A card is told to be gone apart from one
-that is silent and from a reader or a service that is gone; the service is looked for anew at each activation.
+A tap is an exclusive connection that begins with a reset: nobody else's APDU comes between. A card that is gone is told
+from one that is silent and from a reader or a service that is gone; the service is looked for anew at each activation.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import queue
+import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +27,11 @@ from protocol.errors import (
     UsageError,
 )
 from protocol.log import traffic
-from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+from protocol.transport.base import ANSWER_TIMEOUT, NO_CARD_TIMEOUT, Activation, CardLink
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
+_SW_LENGTH = 2
 MAX_DATA = 65_528  # more than that in one command kills vpcd's reader handle (measured with vpcd 3.3)
 
 
@@ -105,8 +108,13 @@ class PcscLink(CardLink):
         self._card: int | None = None
         self._protocol = 0
 
+    @property
+    def max_data(self) -> int:
+        """What every reader carries."""
+        return MAX_DATA
+
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
-        """Wait for a card, connect, reset it and begin a transaction.
+        """Wait for a card, connect to it alone and reset it.
 
         ForeignCardError when cards lie in several readers and none was named.
         """
@@ -154,12 +162,12 @@ class PcscLink(CardLink):
     def _connect(self, reader: str) -> Activation:
         scard = self._scard
         either = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
-        result, card, protocol = scard.SCardConnect(self._context, reader, scard.SCARD_SHARE_SHARED, either)
+        result, card, protocol = scard.SCardConnect(self._context, reader, scard.SCARD_SHARE_EXCLUSIVE, either)
         self._require(result)
         self._card, self._protocol = card, protocol
-        result, self._protocol = scard.SCardReconnect(card, scard.SCARD_SHARE_SHARED, either, scard.SCARD_RESET_CARD)
+        alone = scard.SCARD_SHARE_EXCLUSIVE
+        result, self._protocol = scard.SCardReconnect(card, alone, either, scard.SCARD_RESET_CARD)
         self._require(result)
-        self._require(scard.SCardBeginTransaction(card))
         result, _, _, _, atr = scard.SCardStatus(card)
         self._require(result)
         return Activation(bytes(atr))
@@ -187,19 +195,36 @@ class PcscLink(CardLink):
             raise CardRemovedError("no card is active")
         _refuse_too_long(apdu)
         traffic(_log, ">", apdu)
+        result, answer = self._transmit(self._card, apdu)
+        self._require(result)
+        if len(answer) < _SW_LENGTH:  # what drivers say when the card left while it was asked
+            self._drop()
+            raise CardRemovedError("the card has left the field")
+        traffic(_log, "<", answer)
+        return answer
+
+    def _transmit(self, card: int, apdu: bytes) -> tuple[int, bytes]:
+        """Let a thread of its own wait for the answer: the service itself waits for ever."""
         header = (
             self._scard.SCARD_PCI_T1 if self._protocol == self._scard.SCARD_PROTOCOL_T1 else self._scard.SCARD_PCI_T0
         )
-        result, answer = self._scard.SCardTransmit(self._card, header, list(apdu))
-        self._require(result)
-        traffic(_log, "<", bytes(answer))
-        return bytes(answer)
+        answers: queue.SimpleQueue[tuple[int, list[int]]] = queue.SimpleQueue()
+
+        def wait() -> None:
+            answers.put(self._scard.SCardTransmit(card, header, list(apdu)))
+
+        threading.Thread(target=wait, name="PC/SC", daemon=True).start()
+        try:
+            result, answer = answers.get(timeout=ANSWER_TIMEOUT)
+        except queue.Empty:
+            self._card = self._context = None  # the thread keeps them until the card says something
+            raise CardSilentError("the card did not answer in time") from None
+        return result, bytes(answer)
 
     def deactivate(self) -> None:
-        """End the transaction and leave the card reset, so that nothing of the tap stays in it."""
+        """End the connection and leave the card reset, so that nothing of the tap stays in it."""
         card, self._card = self._card, None
         if card is not None:
-            self._scard.SCardEndTransaction(card, self._scard.SCARD_RESET_CARD)
             self._scard.SCardDisconnect(card, self._scard.SCARD_RESET_CARD)
 
     def _drop(self) -> None:

@@ -40,6 +40,8 @@ _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 0.02
 VPCD_ADDRESS = "127.0.0.1:35963"
 MAX_MESSAGE = 0xFFFF
+_APDU_OVERHEAD = 9
+_CONNECT_SECONDS = 1.0
 _TOO_LONG = bytes.fromhex("6700")  # what a card answers in place of more than this link can carry
 
 
@@ -74,7 +76,7 @@ class Address:
     def connect(self) -> socket.socket:
         """Return a connected socket, or raise OSError."""
         if self.path is None:
-            connection = socket.create_connection((self.host, self.port), timeout=ANSWER_TIMEOUT)
+            connection = socket.create_connection((self.host, self.port), timeout=_CONNECT_SECONDS)
             return _without_delay(connection)
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -182,6 +184,11 @@ class SocketLink(CardLink):
         self._server = address.bind() if address.listen else None
         self._messages: _Messages | None = None
         self._active = False
+
+    @property
+    def max_data(self) -> int:
+        """What fits a message beside header, Lc and Le."""
+        return MAX_MESSAGE - _APDU_OVERHEAD
 
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
         """Wait for the card's end, reset the card and ask for its ATR."""

@@ -32,6 +32,11 @@ class TracingLink(CardLink):
     link: CardLink
     exchanges: list[Exchange] = field(default_factory=list)
 
+    @property
+    def max_data(self) -> int:
+        """What the link within carries."""
+        return self.link.max_data
+
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
         """Begin a tap with an empty trace."""
         self.exchanges.clear()

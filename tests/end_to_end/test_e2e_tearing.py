@@ -92,7 +92,7 @@ def test_a_torn_payment_can_be_told_from_its_reference(laboratory: ToldLaborator
 def test_both_histories_know_of_a_receipt_that_was_lost(laboratory: ToldLaboratory, tmp_path: Path) -> None:
     with Terminal(terminal_like(laboratory.home.path), Journal(tmp_path)) as terminal:
         terminal.charge(EURO, LosingLink(card_link(laboratory), 4))
-    assert laboratory.history()[-1].what == "paid, not confirmed"
+    assert laboratory.history()[-1].what == "deducted, not confirmed"
     with Journal(tmp_path) as journal:
         assert [one.state for one in journal.records()] == [State.OPEN]
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from lab.demo import free_udp_port
 from protocol.apdu import MAX_DATA, MAX_NE, Command, Response
 from protocol.errors import CardRemovedError, CardSilentError, TapLabError, TransportError
 from protocol.status import StatusWord
 from protocol.transport.base import CardHandler, CardLink, CardPort, card_historical
 from protocol.transport.chaining import CardChaining, TerminalChaining
+from protocol.transport.isodep import MAX_APDU
 from protocol.transport.opening import open_card_end, open_terminal_end
 from protocol.transport.trace import TracingLink
 
@@ -61,6 +63,7 @@ LINKS = [
     LinkKind("unix-terminal-listens", _terminal_listens(_unix), longest=0xFFFF),
     LinkKind("tcp-card-listens", _card_listens(_tcp), longest=0xFFFF),
     LinkKind("tcp-terminal-listens", _terminal_listens(_tcp), longest=0xFFFF),
+    LinkKind("nfc-udp", _card_listens(lambda _: f"nfc:udp:127.0.0.1:{free_udp_port()}"), longest=MAX_APDU),
 ]
 
 

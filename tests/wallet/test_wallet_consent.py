@@ -375,7 +375,7 @@ def test_the_question_is_on_the_trusted_surface_only_and_both_show_the_payment(h
     shown = next(one for one in ordinary if one["step"] == "S9")
     assert (shown["amount"], shown["currency"], shown["merchant"]) == ("60.00", "EUR", "Corner Bakery")
     assert "?" not in json.dumps(ordinary)  # the ordinary UI tells, and asks nothing
-    assert ordinary[-1]["text"] == "user agreed: tap again within a minute"
+    assert "user agreed: tap again within a minute" in [one["text"] for one in ordinary]
 
 
 @pytest.mark.requirement("A5")

@@ -37,7 +37,7 @@ def book(storage: SealedStorage) -> TransactionBook:
 
 
 def _begin(book: TransactionBook, number: int, terminal: bytes = _MINE, now: int = _NOW) -> Transaction:
-    transaction = book.begin(terminal, bytes([number]) * 16, bytes(8), now)
+    transaction = book.begin(terminal, bytes([number]) * 16, bytes(8), 1, now)
     book.commit(transaction, {})
     return transaction
 
@@ -99,7 +99,7 @@ def test_the_index_is_the_same_when_it_is_read_from_storage_again(
     approved = _settle(book, _begin(book, 2), Status.APPROVED)
     again = TransactionBook(storage)
     assert again.oldest_unconfirmed(_MINE) == approved.transaction_id
-    assert again.begin(_MINE, bytes(16), bytes(8), _NOW).order > approved.order
+    assert again.begin(_MINE, bytes(16), bytes(8), 1, _NOW).order > approved.order
 
 
 # --- how often a terminal may read without asking for a payment

@@ -32,6 +32,8 @@ from protocol.errors import TapLabError
 from protocol.messages import CHALLENGE_LENGTH, Result
 from protocol.wire import Coded, Nested, Wire
 
+REFERENCE_LENGTH = 8
+
 
 class TeeResult(IntEnum):
     """Outcome of a session or command."""
@@ -139,7 +141,7 @@ class ChannelRequest(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Shown(Wire):
-    """What the client application may show of a payment: nothing here is core data."""
+    """What the client application may show of a payment: nothing here is core data. `reference` is for its history."""
 
     merchant: str
     terminal_id: str
@@ -147,6 +149,7 @@ class Shown(Wire):
     currency: int
     result: Result
     balance: int
+    reference: bytes
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "merchant" / PascalString(Byte, "ascii"),
@@ -155,6 +158,7 @@ class Shown(Wire):
         "currency" / Int16ub,
         "result" / Coded(Result, Byte),
         "balance" / Int64ub,
+        "reference" / Bytes(REFERENCE_LENGTH),
     )
 
 

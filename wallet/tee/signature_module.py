@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from protocol import envelope
-from protocol.messages import Receipt
+from protocol.messages import Cancellation, Receipt
 from wallet.tee.state import Credential, signer
 
 
@@ -15,6 +15,6 @@ def sign_card(credential: Credential, sealed: bytes, t2: bytes) -> bytes:
     return signer(credential.scalar).sign(signed)
 
 
-def sign_receipt(credential: Credential, receipt: Receipt) -> bytes:
-    """Return the signature over a receipt, whatever its result."""
+def sign_receipt(credential: Credential, receipt: Receipt | Cancellation) -> bytes:
+    """Return the signature over a receipt, whatever its result, or over a cancellation."""
     return signer(credential.scalar).sign(receipt.signature_input())

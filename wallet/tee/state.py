@@ -124,6 +124,7 @@ class Transaction(Wire):
     terminal_hash: bytes
     transaction_id: bytes
     credential_serial: bytes
+    counter: int
     order: int
     started: int
     status: Status
@@ -135,6 +136,7 @@ class Transaction(Wire):
         "terminal_hash" / Bytes(32),
         "transaction_id" / Bytes(16),
         "credential_serial" / Bytes(8),
+        "counter" / Int16ub,
         "order" / Int64ub,
         "started" / Int64ub,
         "status" / Coded(Status, Byte),
@@ -150,13 +152,23 @@ class Transaction(Wire):
 
     def settled(self, receipt: Receipt, signature: bytes) -> Transaction:
         """Return it with its final result."""
-        status = {Result.APPROVED: Status.APPROVED, Result.CANCELLED: Status.CANCELLED}.get(
-            receipt.result, Status.REFUSED
-        )
+        status = Status.APPROVED if receipt.result is Result.APPROVED else Status.REFUSED
         return replace(self, status=status, receipt=receipt.encode(), signature=signature)
 
+    def cancelled(self, signature: bytes) -> Transaction:
+        """Return it as one that will never be paid."""
+        return replace(self, status=Status.CANCELLED, signature=signature)
+
+    @property
+    def result(self) -> Result:
+        """The final result; UNKNOWN while it is open."""
+        if self.status is Status.CANCELLED:
+            return Result.CANCELLED
+        return Receipt.decode(self.receipt).result if self.receipt else Result.UNKNOWN
+
+    @property
     def debit(self) -> Debit | None:
-        """Return what was to be paid, None while nothing was asked."""
+        """What was to be paid, None when the wallet was never asked."""
         return Receipt.decode(self.receipt).debit if self.receipt else None
 
 

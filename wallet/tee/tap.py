@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from protocol import channel
+from protocol import channel, signing
 from protocol.apdu import Command
 from protocol.certificate import TerminalCertificate
 from protocol.channel import ChannelKeys
@@ -17,6 +17,8 @@ from protocol.envelope import SUITE_1
 from protocol.errors import Check, DecodeError, VerificationError
 from protocol.messages import (
     CHALLENGE_LENGTH,
+    Cancel,
+    Cancellation,
     CardPlaintext,
     Confirm,
     Confirmed,
@@ -25,6 +27,7 @@ from protocol.messages import (
     GetVirtualCard,
     Receipt,
     Result,
+    Settled,
     VirtualCard,
     certificate_hash,
 )
@@ -32,7 +35,7 @@ from protocol.secret import Secret
 from protocol.transcript import digests
 from wallet.tee import encryption_module, purse, signature_module
 from wallet.tee.consent import Consents
-from wallet.tee.contract import CardRequest, Origin, Shown, TeeError, TeeResult
+from wallet.tee.contract import REFERENCE_LENGTH, CardRequest, Origin, Shown, TeeError, TeeResult
 from wallet.tee.state import PURSE, Credential, Purse, Status, Transaction
 from wallet.tee.storage import StorageFailedError
 from wallet.tee.terminal_check import Expectation, require_proof
@@ -96,7 +99,9 @@ class Tap:
         signature = signature_module.sign_card(credential, sealed, t2)
         keys = channel.derive(secret, t2, sealed, credential.certificate.encode())
         serial = credential.certificate.serial
-        transaction = self._book.begin(terminal_hash, keys.transaction_id, serial, self._vault.now())
+        transaction = self._book.begin(
+            terminal_hash, keys.transaction_id, serial, credential.counter, self._vault.now()
+        )
         self._book.commit(transaction, {credential.key: credential.encode()})
         self._vault.mark_shown(credential)
         self._session = _Session(keys, hello.certificate, credential, transaction)
@@ -122,19 +127,24 @@ class Tap:
         if session is None:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "there is no channel")
         plaintext = channel.open_command(session.keys, session.messages, command)
-        if command.ins == Ins.DEBIT:
-            answer = self._debit(session, Debit.decode(plaintext)).encode()
-        elif command.ins == Ins.CONFIRM:
-            answer = self._confirm(session, Confirm.decode(plaintext)).encode()
-        else:
-            raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "no such command in the channel")
+        answer, about = self._answer(session, command.ins, plaintext)
         body = channel.seal_response(session.keys, session.messages, command.ins, answer)
         session.messages += 1
         self._session = session
-        return self._shown(session), body
+        return self._shown(session, about), body
+
+    def _answer(self, session: _Session, ins: int, plaintext: bytes) -> tuple[bytes, Transaction]:
+        """Return the answer to a command, and the transaction that it is about."""
+        if ins == Ins.DEBIT:
+            return self._debit(session, Debit.decode(plaintext)).encode(), session.transaction
+        if ins == Ins.CONFIRM:
+            return self._confirm(session, Confirm.decode(plaintext))
+        if ins == Ins.CANCEL:
+            return self._cancel(session, Cancel.decode(plaintext))
+        raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "no such command in the channel")
 
     def _debit(self, session: _Session, debit: Debit) -> DebitResult:
-        if session.debit is None:
+        if session.transaction.status is Status.OPEN and session.debit is None:
             self._settle(session, debit)
         elif session.debit != debit:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "a tap pays once")
@@ -181,19 +191,57 @@ class Tap:
         )
         return session.transaction.settled(receipt, signature_module.sign_receipt(session.credential, receipt))
 
-    def _confirm(self, session: _Session, confirm: Confirm) -> Confirmed:
-        if confirm.transaction_id or session.transaction.status is Status.OPEN:
-            raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "there is nothing to confirm")
-        self._book.confirm(session.transaction)
-        return Confirmed(self._book.oldest_unconfirmed(session.transaction.terminal_hash))
+    def _confirm(self, session: _Session, confirm: Confirm) -> tuple[bytes, Transaction]:
+        """End the re-presentation of a result; an id that is not known changes nothing."""
+        wanted = confirm.transaction_id or session.transaction.transaction_id
+        found = self._book.find(session.transaction.terminal_hash, wanted)
+        if not confirm.transaction_id:
+            found = session.transaction
+            if found.status is Status.OPEN:
+                raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "there is nothing to confirm")
+        if found is not None and found.status is not Status.OPEN:
+            self._book.confirm(found)
+        return Confirmed(self._next_open(session)).encode(), found or session.transaction
 
-    def _shown(self, session: _Session) -> Shown:
-        debit = session.debit
+    def _cancel(self, session: _Session, cancel: Cancel) -> tuple[bytes, Transaction]:
+        """Make an open transaction one that is never paid, and say its final result whatever it is."""
+        found = self._book.find(session.transaction.terminal_hash, cancel.transaction_id)
+        if found is None:
+            nothing = bytes(signing.SIGNATURE_LENGTH)
+            return Settled(Result.UNKNOWN, nothing, self._next_open(session)).encode(), session.transaction
+        if found.status is Status.OPEN:
+            found = self._cancelled(found)
+            if found.transaction_id == session.transaction.transaction_id:
+                session.transaction, session.result = found, Result.CANCELLED
+        return Settled(found.result, found.signature, self._next_open(session)).encode(), found
+
+    def _cancelled(self, transaction: Transaction) -> Transaction:
+        credential = self._vault.credential(transaction.credential_serial)
+        cancellation = Cancellation(
+            VERSION_1,
+            SUITE_1,
+            certificate_hash(credential.certificate),
+            transaction.terminal_hash,
+            transaction.counter,
+            transaction.transaction_id,
+        )
+        cancelled = transaction.cancelled(signature_module.sign_receipt(credential, cancellation))
+        self._book.commit(cancelled, {})
+        return cancelled
+
+    def _next_open(self, session: _Session) -> bytes:
+        """Return what this terminal should settle next, this session's own transaction left out while it is open."""
+        return self._book.oldest_unconfirmed(session.transaction.terminal_hash, but=session.transaction.transaction_id)
+
+    def _shown(self, session: _Session, about: Transaction) -> Shown:
+        debit = session.debit if about is session.transaction else about.debit
+        result = session.result if about is session.transaction and session.result is not None else about.result
         return Shown(
             session.terminal.merchant.name,
             session.terminal.terminal_id,
             debit.amount if debit else 0,
             debit.currency if debit else self._vault.purse.currency,
-            session.result if session.result is not None else Result.CANCELLED,
+            result,
             self._vault.purse.balance,
+            about.transaction_id[:REFERENCE_LENGTH],
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from protocol.messages import NOTHING_OPEN
-from wallet.tee.state import TRANSACTION, Status, Transaction
+from wallet.tee.state import TRANSACTION, Status, Transaction, transaction_key
 from wallet.tee.storage import Changes, SealedStorage
 
 READS_ALLOWED = 3
@@ -21,12 +21,14 @@ class TransactionBook:
         """Read the index from storage."""
         self._storage = storage
         self._unconfirmed: dict[bytes, dict[bytes, Transaction]] = {}
+        self._reads: dict[bytes, dict[bytes, int]] = {}
         self._next_order = 0
         for _, value in storage.items(TRANSACTION):
             self._index(Transaction.decode(value))
 
     def _index(self, transaction: Transaction) -> None:
         self._next_order = max(self._next_order, transaction.order + 1)
+        self._count_read(transaction)
         mine = self._unconfirmed.setdefault(transaction.terminal_hash, {})
         if transaction.confirmed:
             mine.pop(transaction.transaction_id, None)
@@ -35,14 +37,29 @@ class TransactionBook:
         if not mine:
             del self._unconfirmed[transaction.terminal_hash]
 
-    def begin(self, terminal_hash: bytes, transaction_id: bytes, serial: bytes, now: int) -> Transaction:
+    def _count_read(self, transaction: Transaction) -> None:
+        """Keep count of cards that a terminal saw and did not ask to pay; cancelling them does not undo that."""
+        mine = self._reads.setdefault(transaction.terminal_hash, {})
+        if transaction.receipt:
+            mine.pop(transaction.transaction_id, None)
+        else:
+            mine.setdefault(transaction.transaction_id, transaction.started)
+
+    def begin(self, terminal_hash: bytes, transaction_id: bytes, serial: bytes, counter: int, now: int) -> Transaction:
         """Return a new open transaction; nothing is stored yet."""
-        return Transaction(terminal_hash, transaction_id, serial, self._next_order, now, Status.OPEN, False, b"", b"")
+        return Transaction(
+            terminal_hash, transaction_id, serial, counter, self._next_order, now, Status.OPEN, False, b"", b""
+        )
 
     def commit(self, transaction: Transaction, changes: Changes) -> None:
         """Put a transaction on disk together with what changes with it."""
         self._storage.commit({transaction.key: transaction.encode(), **changes})
         self._index(transaction)
+
+    def find(self, terminal_hash: bytes, transaction_id: bytes) -> Transaction | None:
+        """Return a transaction of this wallet with that terminal certificate; nobody else's can be asked for."""
+        stored = self._storage.get(transaction_key(terminal_hash, transaction_id))
+        return Transaction.decode(stored) if stored else None
 
     def confirm(self, transaction: Transaction) -> None:
         """Note that the terminal has the result. What deducted nothing is not needed any longer."""
@@ -51,14 +68,19 @@ class TransactionBook:
         self._storage.note({transaction.key: confirmed.encode() if keep else None})
         self._index(confirmed)
 
-    def oldest_unconfirmed(self, terminal_hash: bytes) -> bytes:
-        """Return the id to be settled next with this terminal, approved ones first; zeros when there is none."""
-        mine = self._unconfirmed.get(terminal_hash, {}).values()
+    def oldest_unconfirmed(self, terminal_hash: bytes, but: bytes = NOTHING_OPEN) -> bytes:
+        """Return the id to be settled next with this terminal, approved ones first; zeros when there is none.
+
+        The transaction `but` is left out: it is the one that goes on.
+        """
+        everything = self._unconfirmed.get(terminal_hash, {}).values()
+        mine = [one for one in everything if one.transaction_id != but]
         first = min(mine, key=lambda one: (one.status is not Status.APPROVED, one.order), default=None)
         return first.transaction_id if first else NOTHING_OPEN
 
     def may_read(self, terminal_hash: bytes, now: int) -> bool:
         """Tell whether a terminal may see one more credential: three in ten minutes that were not asked to pay."""
-        mine = self._unconfirmed.get(terminal_hash, {}).values()
-        recent = [one for one in mine if one.status is Status.OPEN and now - one.started < READS_SECONDS]
-        return len(recent) < READS_ALLOWED
+        mine = self._reads.get(terminal_hash, {})
+        for transaction_id in [one for one, started in mine.items() if now - started >= READS_SECONDS]:
+            del mine[transaction_id]
+        return len(mine) < READS_ALLOWED

@@ -144,6 +144,13 @@ class Vault:
         if self._unshown is not None:
             self._unshown.pop(credential.key, None)
 
+    def credential(self, serial: bytes) -> Credential:
+        """Return a credential that was shown, by the serial of its certificate."""
+        stored = self._storage.get(CREDENTIAL + serial)
+        if stored is None:
+            raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "that credential is gone")
+        return Credential.decode(stored)
+
     def next_credential(self) -> Credential:
         """Return the credential for this tap; ITEM_NOT_FOUND when there is none left."""
         usable = self.usable_credentials()
