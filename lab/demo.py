@@ -99,10 +99,15 @@ def open_link(name: str, home: Home, stack: ExitStack) -> LinkEnds:
 
 
 def free_udp_port() -> int:
-    """Return a UDP port of the loopback that nobody uses now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a UDP port of the loopback that nobody uses now, and that has no name: nfcpy cannot read names."""
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        try:
+            socket.getservbyport(port)
+        except OSError:
+            return port
 
 
 def demonstrate(link: str) -> Demonstration:

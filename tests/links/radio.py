@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from lab.demo import free_udp_port
 from protocol.closing import Closing
 from protocol.transport.base import CardHandler, CardPort
 from protocol.transport.isodep import rats
@@ -26,13 +27,6 @@ PATIENCE = 15.0  # seconds until a test gives up waiting for what must happen
 _UID = bytes.fromhex("08010203")
 _UID_AND_CHECK = _UID + bytes([functools.reduce(operator.xor, _UID)])
 _LONGEST_DATAGRAM = 4096
-
-
-def free_port() -> int:
-    """A UDP port of this machine that nobody uses."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
-        made.bind(("127.0.0.1", 0))
-        return int(made.getsockname()[1])
 
 
 def wait_until_bound(port: int) -> None:
@@ -76,7 +70,7 @@ class Rig(Closing):
     """Both ends of one link: the terminal's, and the card's ends that are laid to it one after the other."""
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.port = free_udp_port()
         self.path = f"udp:127.0.0.1:{self.port}"
         self.url = f"nfc:{self.path}"
         self.link = NfcLink(self.path)

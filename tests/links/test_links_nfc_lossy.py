@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from console.home import Home
+from lab.demo import free_udp_port
 from lab.fixtures import Laboratory, Setup, set_up
 from pos.journal import State
 from pos.outcome import OutcomeKind
@@ -32,7 +33,7 @@ from protocol.errors import TransportError
 from protocol.money import Amount, Currency
 from protocol.transport.issuer import IssuerLink
 from protocol.transport.nfc import NfcLink
-from tests.links.radio import EchoCard, Rig, free_port
+from tests.links.radio import EchoCard, Rig
 from wallet.account import Account
 
 _TAPS = 200
@@ -62,7 +63,7 @@ class BadAir(Closing):
     """The proxy: a reader sends to `port`, and what gets through comes to the card's port."""
 
     def __init__(self, card_port: int, seed: int, damage: Damage = unreadable, rate: float = _RATE) -> None:
-        self.port = free_port()
+        self.port = free_udp_port()
         self.disturbed = self.passed = 0
         self._dice = random.Random(seed)  # noqa: S311 - the same each time on purpose
         self._damage = damage

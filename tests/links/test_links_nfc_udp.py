@@ -21,6 +21,7 @@ import nfc.tag.tt4
 import pytest
 
 from lab import processes
+from lab.demo import free_udp_port
 from lab.fixtures import Laboratory
 from pos.outcome import OutcomeKind
 from pos.terminal import Terminal, TerminalOptions
@@ -39,7 +40,7 @@ from protocol.transport.base import CardHandler, card_historical, contactless_at
 from protocol.transport.isodep import Ats
 from protocol.transport.nfc import NfcLink, NfcPort
 from tests.links.frames import data
-from tests.links.radio import PATIENCE, EchoCard, RawReader, Rig, free_port, raw_card, wait_until_bound
+from tests.links.radio import PATIENCE, EchoCard, RawReader, Rig, raw_card, wait_until_bound
 
 _AMOUNT = Amount.parse("2.50", "EUR")
 _SLOW = 0.1  # seconds: nearly three frame waiting times
@@ -443,7 +444,7 @@ def test_terminal_pays_over_the_link(rig: Rig, laboratory: Laboratory) -> None:
 
 
 def test_wallet_process_pays_terminal_process_tap_after_tap(home: Path) -> None:
-    url = f"nfc:udp:127.0.0.1:{free_port()}"
+    url = f"nfc:udp:127.0.0.1:{free_udp_port()}"
     with processes.WalletProcess(home, url) as wallet:
         for _ in range(3):
             report, code, _ = processes.charge(home, "12.50", "EUR", url)
@@ -452,7 +453,7 @@ def test_wallet_process_pays_terminal_process_tap_after_tap(home: Path) -> None:
 
 
 def test_both_processes_restarted_pay_again(home: Path) -> None:
-    url = f"nfc:udp:127.0.0.1:{free_port()}"
+    url = f"nfc:udp:127.0.0.1:{free_udp_port()}"
     for _ in range(2):
         with processes.WalletProcess(home, url):
             report, code, _ = processes.charge(home, "1.00", "EUR", url)
