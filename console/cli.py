@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +32,13 @@ def _set_log_level(_: click.Context, __: click.Parameter, level: str) -> None:
 
 def _home(_: click.Context, __: click.Parameter, folder: Path | None) -> Home:
     path = (folder or Path(platformdirs.user_data_dir("taplab"))).expanduser().absolute()
-    if path.exists() and not path.is_dir():
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise UsageError(
+            f"the home {str(path)[:60]}… cannot be used: {error.strerror}; name another with --home"
+        ) from None
+    if is_file:
         raise UsageError(f"the home {path} is a file; name a folder with --home")
     return Home(path)
 
@@ -70,7 +78,18 @@ def run(group: click.Group, program: str) -> None:
     sys.exit(_run(group, program))
 
 
+def _open_streams() -> None:
+    """Make output something that cannot fail a command that has done its work: closed, or without our characters."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open for as long as the process lives
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _run(group: click.Group, program: str) -> int:
+    _open_streams()
     if sys.platform != "linux":
         print_error(program, f"TapLab runs on Linux; this is {sys.platform}")
         return ExitCode.UNAVAILABLE
@@ -88,6 +107,8 @@ def _run(group: click.Group, program: str) -> int:
         return ExitCode.INTERRUPTED
     except TapLabError as error:
         return _report(program, error)
+    except OSError as error:
+        return _report(program, TapLabError(f"{error.filename or 'output'}: {error.strerror or error}"))
     return code if isinstance(code, int) else ExitCode.OK
 
 

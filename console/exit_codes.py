@@ -43,7 +43,7 @@ _MEANINGS = {
     ExitCode.NOT_ACCEPTED: "the wallet does not accept this terminal; its owner's history says why",
     ExitCode.NO_CARD: "no card was presented in time",
     ExitCode.UNAVAILABLE: "something is missing on this machine; the sentence says what to install or start",
-    ExitCode.INTERRUPTED: "interrupted with Ctrl-C; nothing is left broken",
+    ExitCode.INTERRUPTED: "interrupted with Ctrl-C; nothing is left broken and nothing was being charged",
 }
 
 

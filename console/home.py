@@ -37,6 +37,8 @@ class Home:
     def link(self) -> str:
         """The link that wallet and terminal of this home use when none is named."""
         path = self.path / "tap.sock"
+        if "?" in str(path):
+            raise UsageError(f"{path} has a question mark, which a LINK cannot; name a LINK, or another --home")
         if len(str(path)) > _SOCKET_PATH_LIMIT:
             raise UsageError(f"{path} is too long for a socket; name a LINK, or a shorter --home")
         return f"socket:{path}"
@@ -50,7 +52,8 @@ class Home:
 def make_private(folder: Path) -> Path:
     """Make a folder that only its owner can enter, and return it; UsageError says why it cannot be made."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}; use another --home") from None
     return folder

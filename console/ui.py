@@ -23,7 +23,7 @@ def money(amount: Amount) -> str:
 
 def print_json(value: Any) -> None:
     """Print one JSON object on a line of its own, at once."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(value, ensure_ascii=True) + "\n")
     sys.stdout.flush()
 
 

@@ -21,6 +21,7 @@ from console.home import Home, make_private
 from issuer import keys
 from issuer.database import Database
 from pos import identity
+from pos.journal import Journal
 from pos.outcome import Outcome
 from pos.terminal import Terminal, TerminalOptions
 from protocol.certificate import Merchant
@@ -80,6 +81,7 @@ def set_up_terminal(home: Home, setup: Setup) -> None:
     merchant = Merchant(setup.merchant, CATEGORY_BAKERY, Currency.of(setup.currency).number)
     with IssuerLink(home.issuer_url) as issuer:
         identity.create(make_private(home.pos), setup.terminal_id, merchant, issuer)
+    Journal(home.pos).close()
 
 
 def set_up(home: Home, setup: Setup, report: Report = lambda _: None) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +19,8 @@ from protocol.money import Amount, Currency
 
 if TYPE_CHECKING:
     from pos.outcome import Outcome
+    from pos.terminal import Steps
+    from pos.ui import Screen
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EVERYWHERE)
@@ -80,17 +83,18 @@ def init(
         made = identity.create(home.pos, terminal_id, Merchant(merchant, category, unit.number), link)
     Journal(home.pos).close()
     until = made.certificate.valid_until.isoformat()
+    example = Amount(1250 * 10**unit.exponent // 100, unit).decimal
     if as_json:
         print_json({"terminal": str(home.pos), "terminal_id": terminal_id, "merchant": merchant, "valid_until": until})
     else:
         click.echo(
-            f"Terminal {terminal_id} of {merchant} is ready, certified until {until}. Next: tap-pos charge 12.50."
+            f"Terminal {terminal_id} of {merchant} is ready, certified until {until}. Next: tap-pos charge {example}."
         )
 
 
 @cli.command()
 @click.argument("amount")
-@click.argument("currency", default="EUR")
+@click.argument("currency", required=False)
 @click.argument("link", required=False)
 @click.option("--directory", is_flag=True, help="Read the payment directory first instead of selecting by name.")
 @click.option("--name", default=DEFAULT_NAME.hex().upper(), show_default=True, metavar="HEX", help="Application name.")
@@ -108,7 +112,7 @@ def charge(
     home: Home,
     as_json: bool,
     amount: str,
-    currency: str,
+    currency: str | None,
     link: str | None,
     directory: bool,
     name: str,
@@ -116,7 +120,7 @@ def charge(
     again: float,
     trace: bool,
 ) -> int:
-    """Charge AMOUNT of CURRENCY (default EUR) to the next card at LINK (default: the socket of this --home).
+    """Charge AMOUNT of CURRENCY (default: the terminal's) to the next card at LINK (default: the socket of this --home).
 
     \b
     LINK is one of
@@ -134,29 +138,38 @@ def charge(
     from pos.ui import Screen, outcome_as_json
     from protocol.transport.opening import LinkUrl
 
-    wanted = Amount.parse(amount, currency)
-    LinkUrl.parse(link or home.link)  # before anything is shown
+    if currency is not None and ":" in currency:
+        currency, link = None, currency
+    LinkUrl.parse(link or home.link)
     options = TerminalOptions(_name(name), use_directory=directory, timeout=timeout, again=again)
     with Terminal.open(home.path, options) as terminal:
+        wanted = Amount.parse(amount, currency or terminal.currency.code)
+        terminal.require_chargeable(wanted)
         screen = None if as_json else Screen(wanted, terminal.merchant)
-        steps = terminal.transaction(wanted, link or home.link)
+        outcome = _follow(terminal.transaction(wanted, link or home.link), screen)
+    with suppress(OSError, ValueError):  # who paid has paid, whether or not it can be shown
         if screen:
-            screen.present_card()
-        while True:
-            try:
-                progress = next(steps)
-            except StopIteration as finished:
-                outcome = finished.value
-                break
+            screen.result(outcome)
+        else:
+            print_json(outcome_as_json(outcome))
+        if trace:
+            print_trace(outcome.trace)
+    return exit_code(outcome)
+
+
+def _follow(steps: Steps, screen: Screen | None) -> Outcome:
+    """Show each step as it is taken and return the outcome; a screen that fails does not stop a payment."""
+    if screen:
+        screen.present_card()
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as finished:
+            outcome: Outcome = finished.value
+            return outcome
+        with suppress(OSError, ValueError):
             if screen:
                 screen.progress(progress)
-    if screen:
-        screen.result(outcome)
-    else:
-        print_json(outcome_as_json(outcome))
-    if trace:
-        print_trace(outcome.trace)
-    return exit_code(outcome)
 
 
 def exit_code(outcome: Outcome) -> ExitCode:
@@ -211,7 +224,7 @@ def history(home: Home, as_json: bool) -> None:
     from pos.ui import record_as_json, record_as_text
 
     identity.load(home.pos)
-    with Journal(home.pos) as journal:
+    with Journal(home.pos, create=False) as journal:
         records = journal.records()
     if as_json:
         print_json([record_as_json(record) for record in records])
@@ -229,7 +242,7 @@ def show(home: Home, as_json: bool) -> None:
     own = identity.load(home.pos)
     certificate = own.certificate
     unit = Currency.of(certificate.merchant.currency)
-    with Journal(home.pos) as journal:
+    with Journal(home.pos, create=False) as journal:
         records = journal.records()
     taken = Amount(sum(one.amount for one in records if one.state is State.APPROVED), unit)
     unknown = sum(one.state is State.OPEN for one in records)

@@ -64,10 +64,12 @@ def load(folder: Path) -> Identity:
             Anchors.decode((folder / ANCHORS_FILE).read_bytes()),
             BlockList.decode((folder / LIST_FILE).read_bytes()),
         )
-    except FileNotFoundError:
-        raise UsageError(f"there is no terminal in {folder}; make one with `tap-pos init`") from None
+    except FileNotFoundError as error:
+        if not (folder / CERTIFICATE_FILE).exists():
+            raise UsageError(f"there is no terminal in {folder}; make one with `tap-pos init`") from None
+        raise UsageError(f"{error.filename} is missing; restore it from a copy") from None
     except (DecodeError, ValueError):
-        raise UsageError(f"a file in {folder} is damaged; remove the folder and run `tap-pos init` again") from None
+        raise UsageError(f"a file in {folder} is damaged; restore it from a copy") from None
 
 
 def create(folder: Path, terminal_id: str, merchant: Merchant, issuer: IssuerLink) -> Identity:

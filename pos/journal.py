@@ -74,8 +74,13 @@ _COLUMNS = (
 class Journal(Closing):
     """The journal of one terminal folder; one process holds it at a time."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open or create the journal; UsageError when another process holds it or it cannot be used."""
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        """Open or create the journal; UsageError when another process holds it or it cannot be used.
+
+        Without `create` a journal that is not there is an error: what it held must not be forgotten in silence.
+        """
+        if not create and not (folder / FILE_NAME).exists():
+            raise UsageError(f"the journal in {folder} is missing; restore it from a copy, or set up another terminal")
         self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -83,7 +83,8 @@ class Air:
 class Outcome:
     """How a transaction ended. `reason` is one clause for a person; `charged` says whether money may have moved.
 
-    `relay_ms` is the round trip of RELAY CHECK; `reference` names the transaction in the journal.
+    `relay_ms` is the round trip of RELAY CHECK; `reference` names the transaction in the journal;
+    `settled` names earlier ones that this tap showed to have been paid.
     """
 
     kind: OutcomeKind
@@ -97,6 +98,7 @@ class Outcome:
     air: Air = Air()
     steps: tuple[Progress, ...] = ()
     trace: tuple[Exchange, ...] = field(default=(), repr=False)
+    settled: tuple[str, ...] = ()
 
     @property
     def approved(self) -> bool:

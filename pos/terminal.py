@@ -33,6 +33,7 @@ from protocol.errors import (
     Check,
     DecodeError,
     ForeignCardError,
+    LinkUnavailableError,
     TransportError,
     UsageError,
     VerificationError,
@@ -46,6 +47,7 @@ from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
 from protocol.transport.opening import LinkUrl, open_terminal_end
 from protocol.transport.trace import Exchange, TracingLink
 
+NOT_KNOWN = "the result is not known; this wallet's next tap here will tell, and `tap-pos history` then shows it"
 Steps = Generator[Progress, None, Outcome]
 
 
@@ -86,6 +88,7 @@ class _Transaction:
     relay_ms: float | None = None
     to_receipt: int = 0
     in_progress: bytes | None = None
+    settled: list[str] = field(default_factory=list)
 
     def outcome(self, kind: OutcomeKind, reason: str, charged: bool | None, trace: list[Exchange]) -> Outcome:
         lengths = tuple(exchange.lengths for exchange in trace)
@@ -101,6 +104,7 @@ class _Transaction:
             Air(lengths, self.to_receipt),
             tuple(self.steps),
             tuple(trace),
+            tuple(self.settled),
         )
 
 
@@ -124,7 +128,7 @@ class Terminal(Closing):
     def open(cls, home: Path, options: TerminalOptions | None = None) -> Self:
         """Return the terminal of a home folder; UsageError when there is none or it is in use."""
         folder = home / "pos"
-        return cls(identities.load(folder), Journal(folder), options)
+        return cls(identities.load(folder), Journal(folder, create=False), options)
 
     @property
     def currency(self) -> Currency:
@@ -150,10 +154,14 @@ class Terminal(Closing):
                 outcome: Outcome = finished.value
                 return outcome
 
-    def transaction(self, amount: Amount, link: str | CardLink) -> Steps:
-        """Charge as `charge` does, step by step: yields each step when it is taken and returns the outcome."""
+    def require_chargeable(self, amount: Amount) -> None:
+        """Raise UsageError for an amount that this terminal cannot charge."""
         if amount.minor == 0 or amount.currency != self.currency:
             raise UsageError(f"this terminal charges more than 0 and in {self.currency}, not {amount}")
+
+    def transaction(self, amount: Amount, link: str | CardLink) -> Steps:
+        """Charge as `charge` does, step by step: yields each step when it is taken and returns the outcome."""
+        self.require_chargeable(amount)
         opened = open_terminal_end(link) if isinstance(link, str) else link
         short = self._options.short or (isinstance(link, str) and LinkUrl.parse(link).short)
         try:
@@ -170,6 +178,9 @@ class Terminal(Closing):
             yield _step(known, Step.PRESENT_AGAIN, "the result is not known: present the card again")
             again = yield from self._one_tap(known, link, left, short=short)
             outcome = again if known.in_progress is None else outcome
+            if known.in_progress is not None and self._is_approved(known.in_progress):
+                known.in_progress, known.receipt_verified = None, True  # the receipt came; only its end was torn
+                outcome = known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
         return outcome
 
     def _one_tap(
@@ -181,6 +192,10 @@ class Terminal(Closing):
             return known.outcome(ended.kind, ended.reason, ended.charged, link.exchanges)
         except VerificationError as error:
             return known.outcome(OutcomeKind.NOT_VERIFIED, str(error), False, link.exchanges)
+        except LinkUnavailableError:
+            if known.in_progress is None:
+                raise
+            return known.outcome(OutcomeKind.TORN, NOT_KNOWN, None, link.exchanges)
         except TransportError as error:
             return known.outcome(OutcomeKind.TORN, f"{error}; nothing was charged", False, link.exchanges)
         except StatusError as error:
@@ -204,7 +219,8 @@ class Terminal(Closing):
         verified = self._read_card(session, key)
         yield _step(known, Step.CARD_CHECKED, "terminal verified the signature, decrypted, checked the number")
         settled = self._settle_open(known, session, verified.card.open_id)
-        if self._was_paid(known, settled):
+        known.settled += [one.hex() for one in settled if self._is_approved(one) and one != known.in_progress]
+        if self._was_paid(known):
             yield _step(known, Step.PAID, "wallet had deducted the amount, terminal has the receipt now")
             return
         known.card = verified.card.number.masked
@@ -222,7 +238,11 @@ class Terminal(Closing):
             reason = "the tap ended while an earlier one was settled: present the card again"
             raise _EndedError(OutcomeKind.TORN, reason, charged=charged) from None
 
-    def _was_paid(self, known: _Transaction, settled: list[bytes]) -> bool:
+    def _is_approved(self, transaction_id: bytes) -> bool:
+        record = self._journal.find(transaction_id)
+        return record is not None and record.state is State.APPROVED
+
+    def _was_paid(self, known: _Transaction) -> bool:
         """Tell whether the charge in progress turned out to be paid; False when it is to be paid now.
 
         Another card does not inherit a charge whose result is not known, and a refusal ends it.
@@ -230,7 +250,7 @@ class Terminal(Closing):
         if known.in_progress is None:
             return False
         record = self._journal.find(known.in_progress)
-        if known.in_progress not in settled or record is None or record.state is State.OPEN:
+        if record is None or record.state is State.OPEN:
             raise _EndedError(OutcomeKind.TORN, "another card: present the first one again", charged=None)
         known.in_progress = None
         if record.state is State.REFUSED:
@@ -255,6 +275,8 @@ class Terminal(Closing):
         except StatusError as error:
             if error.status is StatusWord.SELECTED_FILE_DEACTIVATED:
                 raise _EndedError(OutcomeKind.DECLINED, "this wallet is locked; see the phone") from None
+            if error.status is StatusWord.NO_PRECISE_DIAGNOSIS:
+                raise _EndedError(OutcomeKind.DECLINED, _refusal(error)) from None
             raise _EndedError(OutcomeKind.NO_APPLICATION, "the card has no payment application") from None
         except DecodeError:
             raise _EndedError(OutcomeKind.NO_APPLICATION, "the card's application is not one of ours") from None
@@ -317,10 +339,8 @@ class Terminal(Closing):
         """Send DEBIT; from here on only an answer with a valid tag says anything about the money."""
         try:
             return session.debit(debit)
-        except (TransportError, StatusError, VerificationError, DecodeError):
-            raise _EndedError(
-                OutcomeKind.TORN, "the result is not known: present the card again", charged=None
-            ) from None
+        except (TransportError, StatusError, VerificationError, DecodeError, KeyboardInterrupt):
+            raise _EndedError(OutcomeKind.TORN, NOT_KNOWN, charged=None) from None
 
     def _record_result(self, known: _Transaction, session: CardSession, final: Receipt, answer: DebitResult) -> None:
         approved = answer.result is Result.APPROVED

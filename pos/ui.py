@@ -27,28 +27,31 @@ class Screen:
         """Show what is to be paid to whom."""
         from rich.console import Console
 
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, markup=False)
         self._amount = amount
         self._merchant = merchant
 
     def present_card(self) -> None:
         """Ask for the card."""
-        self._console.print(f"[bold]{self._merchant}[/]   [bold]{money(self._amount)}[/]\nPresent card")
+        self._console.print(f"{self._merchant}   {money(self._amount)}", style="bold")
+        self._console.print("Present card")
 
     def progress(self, progress: Progress) -> None:
         """Show how far the tap is, as the four lamps of a terminal."""
         if progress.step is Step.PRESENT_AGAIN:
-            self._console.print("[bold yellow]Present the card again[/]")
+            self._console.print("Present the card again", style="bold yellow")
             return
         lit = _PROGRESS[progress.step]
         lamps = "● " * lit + "○ " * (len(_PROGRESS) - lit)
         if sys.stdout.isatty():
-            self._console.print(f"[green]{lamps}[/]", end="\r")
+            self._console.print(lamps, end="\r", style="green")
 
     def result(self, outcome: Outcome) -> None:
         """Show how it ended, and the receipt if there is one."""
         style = _STYLE.get(outcome.kind, "bold red")
-        self._console.print(f"[{style}]{_headline(outcome)}[/]")
+        for reference in outcome.settled:
+            self._console.print(f"An earlier payment of this wallet was paid: {reference[:16]}", style="bold yellow")
+        self._console.print(_headline(outcome), style=style)
         if outcome.approved:
             self._console.print(receipt(outcome, self._merchant))
 
@@ -90,6 +93,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "reference": outcome.reference or None,
         "receipt_verified": outcome.receipt_verified,
         "charged": outcome.charged,
+        "settled": list(outcome.settled),
         "relay_ms": None if outcome.relay_ms is None else round(outcome.relay_ms, 3),
         "apdus": len(air.lengths),
         "bytes_command": air.bytes_command,

@@ -111,7 +111,11 @@ class Phone(Closing):
         except HistoryFailedError as error:
             _log.warning("%s", error)
         if self._watcher is not None:
-            self._watcher(event)
+            try:
+                self._watcher(event)
+            except (OSError, ValueError) as error:  # nobody can look any more; the wallet goes on
+                _log.warning("events are no longer shown: %s", error)
+                self._watcher = None
 
     def _ask_consent(self) -> None:
         """Let the trusted world ask its user, once the tap no longer needs it."""

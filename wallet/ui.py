@@ -41,6 +41,8 @@ def view_as_json(view: WalletView) -> dict[str, Any]:
 
 def view_as_text(view: WalletView) -> str:
     """Return a wallet view for a person."""
+    if view.locked:
+        return "LOCKED: the storage or its freshness counter was put back to an older copy, or damaged; nothing can be paid."
     if not view.currency:
         return "This wallet has no virtual card yet. Next: tap-wallet apply."
     lines = [
@@ -48,8 +50,6 @@ def view_as_text(view: WalletView) -> str:
         f"balance  {amount_of(view.balance, view.currency)}",
         f"cards    {view.cards_left} left; above {amount_of(view.no_pin_limit, view.currency)} the phone asks you",
     ]
-    if view.locked:
-        lines.append("LOCKED   the storage was put back to an older copy; nothing can be paid")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ def link(tmp_path: Path) -> str:
 
 
 def charge(home: Path, link: str, amount: str = "1.00", *options: str) -> Finished:
-    return tap("pos", "charge", amount, "EUR", link, *options, "--json", home=home)
+    return tap("pos", "charge", amount, "EUR", link, "--again", "0", *options, "--json", home=home)
 
 
 def journal(home: Path) -> list[dict[str, Any]]:

@@ -202,9 +202,7 @@ def test_a_damaged_journal_keeps_no_lock(tmp_path: Path) -> None:
     Journal(tmp_path).close()
 
 
-def test_a_transaction_that_was_interrupted_is_still_open_at_the_next_start(
-    laboratory: Laboratory, tmp_path: Path
-) -> None:
+def test_a_transaction_that_was_interrupted_is_settled_at_the_next_tap(laboratory: Laboratory, tmp_path: Path) -> None:
     identity = terminal_like(laboratory.home.path)
     with Terminal(identity, Journal(tmp_path), TerminalOptions(timeout=1.0)) as terminal:
         answers = laboratory.phone.card
@@ -213,12 +211,14 @@ def test_a_transaction_that_was_interrupted_is_still_open_at_the_next_start(
             if apdu.startswith(DEBIT):
                 raise KeyboardInterrupt
 
-        with pytest.raises(KeyboardInterrupt):
-            terminal.charge(ONE_EURO, WatchedLink(link_to(answers), pull))
+        torn = terminal.charge(ONE_EURO, WatchedLink(link_to(answers), pull))
+    assert (torn.kind, torn.charged) == (OutcomeKind.TORN, None)
+    with Journal(tmp_path) as journal:
+        assert [one.state for one in journal.records()] == [State.OPEN]
     with Terminal(identity, Journal(tmp_path), TerminalOptions(timeout=1.0)) as terminal:
         assert terminal.charge(ONE_EURO, link_to(answers)).kind is OutcomeKind.APPROVED
     with Journal(tmp_path) as journal:
-        assert [one.state for one in journal.records()] == [State.OPEN, State.APPROVED]
+        assert [one.state for one in journal.records()] == [State.CANCELLED, State.APPROVED]
 
 
 def full(journal: Journal) -> None:

@@ -122,7 +122,13 @@ def test_reads_are_forgotten_after_ten_minutes(book: TransactionBook, later: int
     assert book.may_read(_MINE, _NOW + later) is allowed
 
 
-@pytest.mark.parametrize("status", [Status.APPROVED, Status.REFUSED, Status.CANCELLED])
+def test_cancelling_does_not_undo_a_read(book: TransactionBook) -> None:
+    for number in range(READS_ALLOWED):
+        book.confirm(_settle(book, _begin(book, number), Status.CANCELLED))
+    assert not book.may_read(_MINE, _NOW)
+
+
+@pytest.mark.parametrize("status", [Status.APPROVED, Status.REFUSED])
 def test_a_read_that_came_to_a_result_does_not_count(book: TransactionBook, status: Status) -> None:
     for number in range(2 * READS_ALLOWED):
         _settle(book, _begin(book, number), status)

@@ -40,7 +40,7 @@ class TransactionBook:
     def _count_read(self, transaction: Transaction) -> None:
         """Keep count of cards that a terminal saw and did not ask to pay; cancelling them does not undo that."""
         mine = self._reads.setdefault(transaction.terminal_hash, {})
-        if transaction.receipt:
+        if transaction.status in (Status.APPROVED, Status.REFUSED):
             mine.pop(transaction.transaction_id, None)
         else:
             mine.setdefault(transaction.transaction_id, transaction.started)
