@@ -193,9 +193,11 @@ class Terminal(Closing):
         except VerificationError as error:
             return known.outcome(OutcomeKind.NOT_VERIFIED, str(error), False, link.exchanges)
         except LinkUnavailableError:
-            if known.in_progress is None:
+            if not link.exchanges and known.in_progress is None:
                 raise
-            return known.outcome(OutcomeKind.TORN, NOT_KNOWN, None, link.exchanges)
+            charged = False if known.in_progress is None else None
+            reason = "the link is gone; nothing was charged" if charged is False else NOT_KNOWN
+            return known.outcome(OutcomeKind.TORN, reason, charged, link.exchanges)
         except TransportError as error:
             return known.outcome(OutcomeKind.TORN, f"{error}; nothing was charged", False, link.exchanges)
         except StatusError as error:

@@ -159,7 +159,9 @@ def finding_as_text(finding: Finding) -> str:
         lines += [f"ATS          {finding.ats.hex(' ').upper()}", *_ats_lines(finding.ats)]
     lines.append(f"ATR          {finding.atr.hex(' ').upper()}")
     lines.append(f"lengths      {'extended' if finding.extended_length else 'short'}")
-    lines += [f"directory    {one.label or 'no label'}  {one.name.hex().upper()}" for one in finding.directory]
+    lines += [
+        f"directory    {_printable(one.label) or 'no label'}  {one.name.hex().upper()}" for one in finding.directory
+    ]
     lines += [f"application  {one.what}  {one.name.hex().upper()}" for one in finding.applications]
     lines += [f"NDEF         {record}" for record in ndef_records(finding.ndef)]
     if not finding.directory and not finding.applications:
@@ -183,9 +185,14 @@ def ndef_records(message: bytes) -> list[str]:
     import ndef
 
     try:
-        return [str(record) for record in ndef.message_decoder(message)]
-    except ndef.DecodeError as error:
-        return [f"{len(message)} bytes that are no NDEF message: {error}"]
+        return [_printable(str(record)) for record in ndef.message_decoder(message)]
+    except (ndef.DecodeError, ValueError) as error:  # what a tag says is anybody's
+        return [f"{len(message)} bytes that are no NDEF message: {_printable(str(error))}"]
+
+
+def _printable(text: str) -> str:
+    """Return text that cannot steer a terminal."""
+    return "".join(char if char.isprintable() else "�" for char in text)
 
 
 def reader_as_json(reader: Reader) -> dict[str, Any]:

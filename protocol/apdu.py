@@ -28,6 +28,7 @@ SHORT_MAX_DATA = 0xFF
 SHORT_MAX_NE = 0x100
 MAX_NE = 0x10000
 CHAINING_BIT = 0x10
+_CHAINABLE = (0x00, 0x80)  # classes 00 to 1F and 80 to 9F
 
 _HEADER = ("cla" / Byte, "ins" / Byte, "p1" / Byte, "p2" / Byte)
 _ZERO = Const(b"\0")
@@ -78,8 +79,8 @@ class Command:
 
     @property
     def is_chained(self) -> bool:
-        """Whether more of this command follows (ISO 7816-4 §5.4.1, CLA bit 5 of the interindustry classes)."""
-        return bool(self.cla & CHAINING_BIT)
+        """Whether more of this command follows: CLA bit 5 of the first interindustry class (ISO 7816-4 §5.4.1) and of ours."""
+        return bool(self.cla & CHAINING_BIT) and self.cla & 0xE0 in _CHAINABLE
 
     @property
     def needs_extended(self) -> bool:

@@ -42,6 +42,7 @@ VPCD_ADDRESS = "127.0.0.1:35963"
 MAX_MESSAGE = 0xFFFF
 _APDU_OVERHEAD = 9
 _CONNECT_SECONDS = 1.0
+_VPCD_SECONDS = 5.0  # vpcd takes one connection at a time, and a while to notice that the last one ended
 _TOO_LONG = bytes.fromhex("6700")  # what a card answers in place of more than this link can carry
 
 
@@ -73,10 +74,10 @@ class Address:
             raise UsageError(f"{text!r} is no socket; write socket:/path/of/socket or socket:127.0.0.1:35963")
         return Address(None, host, int(port), listen)
 
-    def connect(self) -> socket.socket:
+    def connect(self, timeout: float = _CONNECT_SECONDS) -> socket.socket:
         """Return a connected socket, or raise OSError."""
         if self.path is None:
-            connection = socket.create_connection((self.host, self.port), timeout=_CONNECT_SECONDS)
+            connection = socket.create_connection((self.host, self.port), timeout=timeout)
             return _without_delay(connection)
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -167,12 +168,12 @@ def vpcd_port(target: str, *, extended: bool = True, quick_ack: bool = True) -> 
     """
     address = Address.parse(target or VPCD_ADDRESS, listen=False)
     try:
-        address.connect().close()
+        first = address.connect(_VPCD_SECONDS)
     except OSError:
         raise LinkUnavailableError(
             f"no vpcd driver listens at {address}; on Debian: apt-get install pcscd vsmartcard-vpcd, then start pcscd"
         ) from None
-    return SocketPort(address, extended=extended, quick_ack=quick_ack)
+    return SocketPort(address, extended=extended, quick_ack=quick_ack, first=first)
 
 
 class SocketLink(CardLink):
@@ -269,11 +270,15 @@ class SocketLink(CardLink):
 class SocketPort(CardPort):
     """The card's end."""
 
-    def __init__(self, address: Address, *, extended: bool = True, quick_ack: bool = True) -> None:
+    def __init__(
+        self, address: Address, *, extended: bool = True, quick_ack: bool = True, first: socket.socket | None = None
+    ) -> None:
         """Take the address; a listening end listens from now on. `extended` is what the ATR states.
 
-        `quick_ack` is there to be switched off by who wants to see what it is good for.
+        `quick_ack` is there to be switched off by who wants to see what it is good for; `first` is a connection that
+        was made already.
         """
+        self._first = first
         self._address = address
         self._quick_ack = quick_ack
         self._server = address.bind() if address.listen else None
@@ -296,6 +301,9 @@ class SocketPort(CardPort):
             self._messages.close()
 
     def _next_connection(self) -> socket.socket:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
         if self._server is None:
             return self._address.connect()
         return _without_delay(self._server.accept()[0])
@@ -323,6 +331,8 @@ class SocketPort(CardPort):
         """Stop serving."""
         self._closing.set()
         _close_server(self._server, self._address)
+        if self._first is not None:
+            self._first.close()
         if self._messages is not None:
             self._messages.close()
 
