@@ -13,14 +13,13 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from protocol.apdu import Command
 from protocol.errors import (
     CardRemovedError,
     CardSilentError,
-    DecodeError,
     ForeignCardError,
     LinkUnavailableError,
     MissingOnMachineError,
@@ -32,7 +31,21 @@ from protocol.transport.base import ANSWER_TIMEOUT, NO_CARD_TIMEOUT, Activation,
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 _SW_LENGTH = 2
-MAX_DATA = 65_528  # more than that in one command kills vpcd's reader handle (measured with vpcd 3.3)
+MAX_APDU = 0xFFFF  # a longer command kills vpcd's reader handle (measured with vpcd 3.3)
+MAX_DATA = MAX_APDU - 9  # beside header, Lc and Le of an extended command
+
+
+_HELD = "another program holds the card; end it and present the card again"
+
+
+def _in_time(call: Callable[[], Any], timeout: float) -> Any:
+    """Return what a call of the service returns; it waits for ever itself, so a thread of its own waits for it."""
+    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=lambda: results.put(call()), name="PC/SC", daemon=True).start()
+    try:
+        return results.get(timeout=timeout)
+    except queue.Empty:
+        raise TimeoutError from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +175,15 @@ class PcscLink(CardLink):
     def _connect(self, reader: str) -> Activation:
         scard = self._scard
         either = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
-        result, card, protocol = scard.SCardConnect(self._context, reader, scard.SCARD_SHARE_EXCLUSIVE, either)
+        context, alone = self._context, scard.SCARD_SHARE_EXCLUSIVE
+        try:
+            connected = _in_time(lambda: scard.SCardConnect(context, reader, alone, either), ANSWER_TIMEOUT)
+        except TimeoutError:
+            self._context = None  # the thread keeps it until the other program lets the card go
+            raise LinkUnavailableError(_HELD) from None
+        result, card, protocol = connected
         self._require(result)
         self._card, self._protocol = card, protocol
-        alone = scard.SCARD_SHARE_EXCLUSIVE
         result, self._protocol = scard.SCardReconnect(card, alone, either, scard.SCARD_RESET_CARD)
         self._require(result)
         result, _, _, _, atr = scard.SCardStatus(card)
@@ -185,7 +203,7 @@ class PcscLink(CardLink):
         if result == scard.SCARD_E_TIMEOUT:
             raise CardSilentError("the card did not answer in time")
         if result == scard.SCARD_E_SHARING_VIOLATION:
-            raise LinkUnavailableError("another program holds the card; end it and present the card again")
+            raise LinkUnavailableError(_HELD)
         self._release()
         raise LinkUnavailableError(f"the reader or the PC/SC service is gone ({words})")
 
@@ -204,19 +222,13 @@ class PcscLink(CardLink):
         return answer
 
     def _transmit(self, card: int, apdu: bytes) -> tuple[int, bytes]:
-        """Let a thread of its own wait for the answer: the service itself waits for ever."""
+        """Return the service's result and the card's answer."""
         header = (
             self._scard.SCARD_PCI_T1 if self._protocol == self._scard.SCARD_PROTOCOL_T1 else self._scard.SCARD_PCI_T0
         )
-        answers: queue.SimpleQueue[tuple[int, list[int]]] = queue.SimpleQueue()
-
-        def wait() -> None:
-            answers.put(self._scard.SCardTransmit(card, header, list(apdu)))
-
-        threading.Thread(target=wait, name="PC/SC", daemon=True).start()
         try:
-            result, answer = answers.get(timeout=ANSWER_TIMEOUT)
-        except queue.Empty:
+            result, answer = _in_time(lambda: self._scard.SCardTransmit(card, header, list(apdu)), ANSWER_TIMEOUT)
+        except TimeoutError:
             self._card = self._context = None  # the thread keeps them until the card says something
             raise CardSilentError("the card did not answer in time") from None
         return result, bytes(answer)
@@ -244,11 +256,5 @@ class PcscLink(CardLink):
 
 
 def _refuse_too_long(apdu: bytes) -> None:
-    if len(apdu) <= MAX_DATA:
-        return
-    try:
-        length = len(Command.decode(apdu).data)
-    except DecodeError:
-        length = len(apdu)
-    if length > MAX_DATA:
-        raise UsageError(f"a command with {length} bytes of data is longer than a PC/SC reader carries ({MAX_DATA})")
+    if len(apdu) > MAX_APDU:
+        raise UsageError(f"a command of {len(apdu)} bytes is longer than a PC/SC reader carries ({MAX_APDU})")
