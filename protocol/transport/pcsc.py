@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from protocol.errors import (
     CardRemovedError,
@@ -30,22 +30,45 @@ from protocol.transport.base import ANSWER_TIMEOUT, NO_CARD_TIMEOUT, Activation,
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
+_HELD_SECONDS = 0.05
 _SW_LENGTH = 2
 MAX_APDU = 0xFFFF  # a longer command kills vpcd's reader handle (measured with vpcd 3.3)
 MAX_DATA = MAX_APDU - 9  # beside header, Lc and Le of an extended command
 
 
-_HELD = "another program holds the card; end it and present the card again"
+Result = TypeVar("Result")
 
 
-def _in_time(call: Callable[[], Any], timeout: float) -> Any:
-    """Return what a call of the service returns; it waits for ever itself, so a thread of its own waits for it."""
-    results: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=lambda: results.put(call()), name="PC/SC", daemon=True).start()
+def _in_time(call: Callable[[], Result], timeout: float, too_late: Callable[[Result], None]) -> Result:
+    """Return what a call of the service returns; TimeoutError when that takes longer.
+
+    The call itself waits for ever, so a thread of its own waits for it, and gives back by `too_late` what came of it when
+    nobody waits any more.
+    """
+    taken = threading.Lock()
+    results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+
+    def run() -> None:
+        result = call()
+        if taken.acquire(blocking=False):
+            results.put(result)
+        else:
+            too_late(result)
+
+    threading.Thread(target=run, name="PC/SC", daemon=True).start()
     try:
         return results.get(timeout=timeout)
     except queue.Empty:
-        raise TimeoutError from None
+        if taken.acquire(blocking=False):
+            raise TimeoutError from None
+        return results.get()
+
+
+class _HeldError(LinkUnavailableError):
+    """Another program has the card for itself."""
+
+    def __init__(self) -> None:
+        super().__init__("another program holds the card; end it and present the card again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +152,32 @@ class PcscLink(CardLink):
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
         """Wait for a card, connect to it alone and reset it.
 
-        ForeignCardError when cards lie in several readers and none was named.
+        ForeignCardError when cards lie in several readers and none was named. A card that another program holds is waited
+        for, too: such programs often only look what it is.
         """
         self.deactivate()
         deadline = time.monotonic() + timeout
         while True:
+            held: _HeldError | None = None
             present = [state for state in self._look() if state.atr and self._wanted.lower() in state.name.lower()]
             if len(present) > 1:
                 raise ForeignCardError(
                     f"there are cards in {len(present)} readers; present one card, or name its reader"
                 )
             if present:
-                with contextlib.suppress(CardRemovedError):  # it went away again while we connected
+                try:
                     return self._connect(present[0].name)
-            if time.monotonic() >= deadline:
-                raise CardSilentError("no card was presented in time")
-            self._wait(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+                except CardRemovedError:
+                    pass  # it went away again while we connected
+                except _HeldError as error:
+                    held = error
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise held or CardSilentError("no card was presented in time")
+            if held:
+                time.sleep(min(_HELD_SECONDS, left))  # the service does not say when a program lets go
+            else:
+                self._wait(min(_POLL_SECONDS, left))
 
     def _look(self) -> list[ReaderState]:
         if self._context is None:
@@ -176,12 +209,17 @@ class PcscLink(CardLink):
         scard = self._scard
         either = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
         context, alone = self._context, scard.SCARD_SHARE_EXCLUSIVE
+
+        def give_back(connected: tuple[int, int, int]) -> None:
+            _give_back(scard, context, connected[1] if connected[0] == scard.SCARD_S_SUCCESS else None)
+
         try:
-            connected = _in_time(lambda: scard.SCardConnect(context, reader, alone, either), ANSWER_TIMEOUT)
+            result, card, protocol = _in_time(
+                lambda: scard.SCardConnect(context, reader, alone, either), ANSWER_TIMEOUT, give_back
+            )
         except TimeoutError:
             self._context = None  # the thread keeps it until the other program lets the card go
-            raise LinkUnavailableError(_HELD) from None
-        result, card, protocol = connected
+            raise _HeldError from None
         self._require(result)
         self._card, self._protocol = card, protocol
         result, self._protocol = scard.SCardReconnect(card, alone, either, scard.SCARD_RESET_CARD)
@@ -203,7 +241,7 @@ class PcscLink(CardLink):
         if result == scard.SCARD_E_TIMEOUT:
             raise CardSilentError("the card did not answer in time")
         if result == scard.SCARD_E_SHARING_VIOLATION:
-            raise LinkUnavailableError(_HELD)
+            raise _HeldError
         self._release()
         raise LinkUnavailableError(f"the reader or the PC/SC service is gone ({words})")
 
@@ -226,8 +264,13 @@ class PcscLink(CardLink):
         header = (
             self._scard.SCARD_PCI_T1 if self._protocol == self._scard.SCARD_PROTOCOL_T1 else self._scard.SCARD_PCI_T0
         )
+        scard, context = self._scard, self._context
         try:
-            result, answer = _in_time(lambda: self._scard.SCardTransmit(card, header, list(apdu)), ANSWER_TIMEOUT)
+            result, answer = _in_time(
+                lambda: scard.SCardTransmit(card, header, list(apdu)),
+                ANSWER_TIMEOUT,
+                lambda _: _give_back(scard, context, card),
+            )
         except TimeoutError:
             self._card = self._context = None  # the thread keeps them until the card says something
             raise CardSilentError("the card did not answer in time") from None
@@ -253,6 +296,14 @@ class PcscLink(CardLink):
         """Let the card and the service go."""
         self.deactivate()
         self._release()
+
+
+def _give_back(scard: Any, context: int | None, card: int | None) -> None:
+    """Let go what a call brought too late: the card reset, so that the next program can have it, and the service."""
+    if card is not None:
+        scard.SCardDisconnect(card, scard.SCARD_RESET_CARD)
+    if context is not None:
+        scard.SCardReleaseContext(context)
 
 
 def _refuse_too_long(apdu: bytes) -> None:

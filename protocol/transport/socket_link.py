@@ -43,6 +43,8 @@ MAX_MESSAGE = 0xFFFF
 _APDU_OVERHEAD = 9
 _CONNECT_SECONDS = 1.0
 _VPCD_SECONDS = 5.0  # vpcd takes one connection at a time, and a while to notice that the last one ended
+_NOTICE_SECONDS = 1.5  # pcscd looks for a new card every 0.4 s and then powers it on
+_AWAY_SECONDS = 0.6
 _TOO_LONG = bytes.fromhex("6700")  # what a card answers in place of more than this link can carry
 
 
@@ -173,7 +175,7 @@ def vpcd_port(target: str, *, extended: bool = True, quick_ack: bool = True) -> 
         raise LinkUnavailableError(
             f"no vpcd driver listens at {address}; on Debian: apt-get install pcscd vsmartcard-vpcd, then start pcscd"
         ) from None
-    return SocketPort(address, extended=extended, quick_ack=quick_ack, first=first)
+    return SocketPort(address, extended=extended, quick_ack=quick_ack, in_pcscd=True, first=first)
 
 
 class SocketLink(CardLink):
@@ -271,14 +273,22 @@ class SocketPort(CardPort):
     """The card's end."""
 
     def __init__(
-        self, address: Address, *, extended: bool = True, quick_ack: bool = True, first: socket.socket | None = None
+        self,
+        address: Address,
+        *,
+        extended: bool = True,
+        quick_ack: bool = True,
+        in_pcscd: bool = False,
+        first: socket.socket | None = None,
     ) -> None:
         """Take the address; a listening end listens from now on. `extended` is what the ATR states.
 
         `quick_ack` is there to be switched off by who wants to see what it is good for; `first` is a connection that
-        was made already.
+        was made already. With `in_pcscd` the card comes again when the service has not noticed it: pcscd misses a card
+        that came back before it saw the last one leave.
         """
         self._first = first
+        self._in_pcscd = in_pcscd
         self._address = address
         self._quick_ack = quick_ack
         self._server = address.bind() if address.listen else None
@@ -295,10 +305,14 @@ class SocketPort(CardPort):
                 self._closing.wait(_RETRY_SECONDS)
                 continue
             self._messages = _Messages(connection, quick_ack=self._quick_ack)
+            noticed = not self._in_pcscd or self._wait_for_notice(card, self._messages)
             with contextlib.suppress(OSError):
-                self._serve_connection(card, self._messages)
+                if noticed:
+                    self._serve_connection(card, self._messages)
             card.deactivate()
             self._messages.close()
+            if not noticed:
+                self._closing.wait(_AWAY_SECONDS)
 
     def _next_connection(self) -> socket.socket:
         first, self._first = self._first, None
@@ -307,6 +321,18 @@ class SocketPort(CardPort):
         if self._server is None:
             return self._address.connect()
         return _without_delay(self._server.accept()[0])
+
+    def _wait_for_notice(self, card: CardHandler, messages: _Messages) -> bool:
+        """Answer control codes until the service powers the card on; False when it does not in time."""
+        deadline = time.monotonic() + _NOTICE_SECONDS
+        with contextlib.suppress(OSError):
+            while (left := deadline - time.monotonic()) > 0:
+                message = messages.receive(left)
+                if len(message) == 1:
+                    self._control(card, messages, message[0])
+                if message in (bytes([Control.POWER_ON]), bytes([Control.RESET])):
+                    return True
+        return False
 
     def _serve_connection(self, card: CardHandler, messages: _Messages) -> None:
         while not self._closing.is_set():

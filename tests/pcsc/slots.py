@@ -167,7 +167,11 @@ class CardInSlot:
         return self._thread.is_alive()
 
     def __enter__(self) -> Self:
-        wait_for_card(self.slot)
+        try:
+            wait_for_card(self.slot)
+        except AssertionError:
+            self.take_out()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -251,7 +251,7 @@ def test_other_program_with_the_card_does_not_hold_a_terminal_up(first: Exchange
 
     waiting = threading.Thread(target=activate)
     waiting.start()
-    waiting.join(PATIENCE / 2)
+    waiting.join(PATIENCE)
     ended = not waiting.is_alive()
     other.disconnect()  # which ends its transaction, too
     waiting.join(PATIENCE)
