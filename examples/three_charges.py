@@ -10,7 +10,7 @@ def main() -> None:
     with Laboratory(balance="20.00") as laboratory:
         print(laboratory.charge("12.50"))
         print(laboratory.charge("12.50"))
-        print(laboratory.charge("1.00", remove_before=3))
+        print(laboratory.charge("1.00", fault="tear@frame:5"))
         print("left in the wallet:", laboratory.balance)
 
 

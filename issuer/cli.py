@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import click
 
@@ -15,6 +18,7 @@ from console.cli import EVERYWHERE, common_options, run
 from console.home import Home, make_private
 from console.ui import money, print_json
 from protocol.errors import UsageError
+from protocol.money import Amount
 from protocol.transport.issuer import MAX_MESSAGE
 
 _LENGTH_BYTES = 4
@@ -68,20 +72,18 @@ def show(home: Home, as_json: bool, cards: bool) -> None:
     listed = register.cards() if cards else []
     register.close()
     if as_json:
-        print_json(
-            {
-                "wallets": [{**asdict(row), "loaded": str(row.loaded)} for row in wallets],
-                "terminals": [asdict(row) for row in terminals],
-                "cards": [asdict(row) for row in listed],
-            }
-        )
+        print_json({"wallets": _plain(wallets), "terminals": _plain(terminals), "cards": _plain(listed)})
         return
     for row in wallets:
-        state = "blocked" if row.blocked else ("locked down" if row.locked_down else "not locked down")
-        click.echo(f"wallet   {row.device}  {row.cards} cards, {money(row.loaded)} loaded, {state}")
+        state = "blocked" if row.blocked else "put back to an older copy" if row.restored else "good"
+        click.echo(
+            f"wallet   {row.device}  {row.cards} cards, {'' if row.locked_down else 'not '}locked down, {state}\n"
+            f"         {money(row.loaded)} loaded: {money(row.holds)} in the wallet, {money(row.open)} deducted and not"
+            f" settled, {money(row.paid)} with merchants, {money(row.lost)} lost"
+        )
     for terminal in terminals:
         state = "blocked" if terminal.blocked else f"valid until {terminal.valid_until}"
-        click.echo(f"terminal {terminal.terminal_id}  {terminal.merchant}, {state}")
+        click.echo(f"terminal {terminal.terminal_id}  {terminal.merchant}, {money(terminal.paid)} paid to it, {state}")
     for card in listed:
         click.echo(f"card     {card.serial}  {card.masked_number}{'  blocked' if card.blocked else ''}")
     if not wallets and not terminals:
@@ -108,13 +110,53 @@ def block(home: Home, as_json: bool, kind: str, name: str) -> None:
         click.echo(f"The {kind} {name} is blocked. Next: tap-pos sync, tap-wallet sync.")
 
 
+@cli.command()
+@click.option(
+    "--at",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    metavar="UTC",
+    help="Settle as if it were that time, as 2026-12-31 or 2026-12-31T18:00:00: seven days need not be waited for.",
+)
+@common_options
+def settle(home: Home, as_json: bool, at: datetime | None) -> None:
+    """Give back what no terminal claimed: debits that a wallet listed more than seven days ago.
+
+    Claims are paid and VOIDs are carried out as they arrive (tap-pos settle). The wallet gets its money by its next
+    tap-wallet sync.
+    """
+    from issuer.service import Issuer
+
+    issuer = Issuer(home.issuer, clock_at(at))
+    refunded = issuer.settle()
+    issuer.close()
+    if as_json:
+        print_json({"refunded": refunded})
+    else:
+        click.echo(f"{refunded} debits were not claimed in time; their wallets get the money back when they sync.")
+
+
+def clock_at(moment: datetime | None) -> Callable[[], float]:
+    """Return a clock that stands at `moment` (UTC), or the real one."""
+    return time.time if moment is None else lambda: moment.replace(tzinfo=UTC).timestamp()
+
+
+def _plain(rows: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return entries of the register for programs, amounts as decimal numbers."""
+    return [{field.name: _plain_value(getattr(row, field.name)) for field in fields(row)} for row in rows]
+
+
+def _plain_value(value: Any) -> Any:
+    return str(value.decimal) if isinstance(value, Amount) else value
+
+
 @cli.command(hidden=True)
 @click.option("--dir", "folder", type=click.Path(path_type=Path), required=True)
-def handle(folder: Path) -> None:
+@click.option("--at", type=float, help="Seconds since 1970 at which the issuer's clock stands.")
+def handle(folder: Path, at: float | None) -> None:
     """Answer request messages on standard input until it ends (wallets and terminals start this)."""
     from issuer.service import Issuer
 
-    issuer = Issuer(folder)
+    issuer = Issuer(folder, time.time if at is None else lambda: at)
     while (request := _read(sys.stdin.buffer)) is not None:
         answer = issuer.handle(request)
         sys.stdout.buffer.write(len(answer).to_bytes(_LENGTH_BYTES, "big") + answer)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Integer,
     LargeBinary,
@@ -22,10 +23,13 @@ from sqlalchemy import (
     Select,
     String,
     Table,
+    and_,
+    case,
     create_engine,
     event,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -34,7 +38,7 @@ from sqlalchemy.exc import DatabaseError
 from protocol.errors import UsageError
 
 FILE_NAME = "issuer.sqlite"
-VERSION = 1
+VERSION = 2
 
 _metadata = MetaData()
 
@@ -46,6 +50,11 @@ _devices = Table(
     Column("currency", Integer, nullable=False),
     Column("locked_down", Boolean, nullable=False),
     Column("blocked", Boolean, nullable=False, default=False),
+    Column("listed", Integer, nullable=False, default=0),
+    Column("nonce", LargeBinary, nullable=False, default=b""),
+    Column("nonce_at", BigInteger, nullable=False, default=0),
+    Column("restored_at", BigInteger, nullable=False, default=0),
+    Column("reissued_at", BigInteger, nullable=False, default=0),
 )
 _credentials = Table(
     "credentials",
@@ -56,6 +65,7 @@ _credentials = Table(
     Column("number", String, nullable=False, unique=True),
     Column("certificate", LargeBinary, nullable=False),
     Column("blocked", Boolean, nullable=False, default=False),
+    Column("withdrawn_at", BigInteger, nullable=False, default=0),
 )
 _vouchers = Table(
     "vouchers",
@@ -65,6 +75,7 @@ _vouchers = Table(
     Column("amount", BigInteger, nullable=False),
     Column("currency", Integer, nullable=False),
     Column("message", LargeBinary, nullable=False),
+    Column("refund", Boolean, nullable=False, default=False),
 )
 _terminals = Table(
     "terminals",
@@ -74,23 +85,62 @@ _terminals = Table(
     Column("serial", LargeBinary, nullable=False, unique=True),
     Column("certificate", LargeBinary, nullable=False),
     Column("blocked", Boolean, nullable=False, default=False),
+    Column("hash", LargeBinary, nullable=False, unique=True),
 )
+# A debit is one (credential, counter, id), known from a wallet's list, a terminal's claim, or both.
+_debits = Table(
+    "debits",
+    _metadata,
+    Column("credential", LargeBinary, primary_key=True),
+    Column("counter", Integer, primary_key=True, autoincrement=False),
+    Column("transaction_id", LargeBinary, primary_key=True),
+    Column("device", LargeBinary, nullable=False, index=True),
+    Column("terminal_hash", LargeBinary, nullable=False, index=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("listed_at", BigInteger, nullable=False, default=0),
+    Column("paid_at", BigInteger, nullable=False, default=0),
+    Column("charged_back", Boolean, nullable=False, default=False),
+    Column("refunded", Boolean, nullable=False, default=False),
+    Column("denied", Boolean, nullable=False, default=False),
+    Column("recovered", BigInteger, nullable=False, default=0),
+)
+_voids = Table(
+    "voids",
+    _metadata,
+    Column("terminal_hash", LargeBinary, primary_key=True),
+    Column("credential", LargeBinary, primary_key=True),
+    Column("counter", Integer, primary_key=True, autoincrement=False),
+    Column("transaction_id", LargeBinary, primary_key=True),
+)
+
+_PAYS_MERCHANT = and_(_debits.c.paid_at > 0, ~_debits.c.charged_back)
+_IS_OPEN = and_(_debits.c.listed_at > 0, ~_PAYS_MERCHANT, ~_debits.c.refunded)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """A wallet that applied."""
+    """A wallet that applied.
+
+    `listed` is how many debits it has listed, `nonce` what its next statement is signed over and `nonce_at` when that was
+    given. `restored_at` is when it said that its storage was put back, `reissued_at` when its money was reissued since.
+    Times are seconds since 1970, 0 for never.
+    """
 
     device: bytes
     key: bytes
     currency: int
     locked_down: bool
     blocked: bool = False
+    listed: int = 0
+    nonce: bytes = b""
+    nonce_at: int = 0
+    restored_at: int = 0
+    reissued_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """A credential that was issued. `number` is the card number in full."""
+    """A credential that was issued. `number` is the card number in full; `withdrawn_at` is 0 while it may pay."""
 
     key: bytes
     device: bytes
@@ -98,6 +148,7 @@ class CredentialRow:
     number: str
     certificate: bytes
     blocked: bool = False
+    withdrawn_at: int = 0
 
     def __repr__(self) -> str:
         return f"CredentialRow({self.serial.hex()})"
@@ -105,27 +156,66 @@ class CredentialRow:
 
 @dataclass(frozen=True, slots=True)
 class VoucherRow:
-    """Money that was handed out; `message` is the signed voucher."""
+    """Money that was handed out; `message` is the signed voucher. A refund was paid in before."""
 
     device: bytes
     number: int
     amount: int
     currency: int
     message: bytes
+    refund: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TerminalRow:
-    """A terminal that was certified."""
+    """A terminal that was certified; `hash` is the SHA-256 of its certificate, by which receipts name it."""
 
     terminal_id: str
     key: bytes
     serial: bytes
     certificate: bytes
+    hash: bytes
     blocked: bool = False
 
 
-AnyRow = TypeVar("AnyRow", DeviceRow, CredentialRow, VoucherRow, TerminalRow)
+@dataclass(frozen=True, slots=True)
+class DebitRow:
+    """A debit: what the wallet listed (`listed_at`), what the terminal was paid for (`paid_at`), or both; 0 for never.
+
+    `charged_back` takes the payment back from the merchant, `refunded` gave the money back to the wallet, `denied` says that
+    the wallet's list does not have it, and `recovered` how much of it was taken from that wallet's purse.
+    """
+
+    credential: bytes
+    counter: int
+    transaction_id: bytes
+    device: bytes
+    terminal_hash: bytes
+    amount: int
+    listed_at: int = 0
+    paid_at: int = 0
+    charged_back: bool = False
+    refunded: bool = False
+    denied: bool = False
+    recovered: int = 0
+
+    @property
+    def key(self) -> tuple[bytes, int, bytes]:
+        """What makes it this debit and no other."""
+        return self.credential, self.counter, self.transaction_id
+
+    @property
+    def pays_merchant(self) -> bool:
+        """Whether the merchant has the money."""
+        return self.paid_at > 0 and not self.charged_back
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the wallet gave the money and nobody has it yet."""
+        return self.listed_at > 0 and not self.pays_merchant and not self.refunded
+
+
+AnyRow = TypeVar("AnyRow", DeviceRow, CredentialRow, VoucherRow, TerminalRow, DebitRow)
 
 
 class Books:
@@ -147,9 +237,22 @@ class Books:
         """Remember a wallet."""
         self._connection.execute(insert(_devices).values(asdict(row)))
 
+    def update_device(self, row: DeviceRow) -> None:
+        """Replace what is known of a wallet."""
+        self._connection.execute(update(_devices).where(_devices.c.device == row.device).values(asdict(row)))
+
     def credential(self, key: bytes) -> CredentialRow | None:
         """Return a credential by its public key."""
         return self._one(CredentialRow, select(_credentials).where(_credentials.c.key == key))
+
+    def credential_by_serial(self, serial: bytes) -> CredentialRow | None:
+        """Return a credential by the serial of its certificate."""
+        return self._one(CredentialRow, select(_credentials).where(_credentials.c.serial == serial))
+
+    def withdraw_credentials(self, device: bytes, at: int) -> None:
+        """Block every credential of a wallet that is not withdrawn yet."""
+        mine = (_credentials.c.device == device) & (_credentials.c.withdrawn_at == 0)
+        self._connection.execute(update(_credentials).where(mine).values(blocked=True, withdrawn_at=at))
 
     def credentials(self) -> list[CredentialRow]:
         """Return every credential."""
@@ -178,9 +281,20 @@ class Books:
         mine = select(_vouchers).where(_vouchers.c.device == device).order_by(_vouchers.c.number.desc()).limit(1)
         return self._one(VoucherRow, mine)
 
-    def loaded(self, device: bytes) -> int:
-        """Return the sum of a wallet's vouchers in minor units."""
-        total = select(func.coalesce(func.sum(_vouchers.c.amount), 0)).where(_vouchers.c.device == device)
+    def voucher(self, device: bytes, number: int) -> VoucherRow | None:
+        """Return a voucher of a wallet by its number."""
+        mine = (_vouchers.c.device == device) & (_vouchers.c.number == number)
+        return self._one(VoucherRow, select(_vouchers).where(mine))
+
+    def vouchers_after(self, device: bytes, number: int, limit: int) -> list[VoucherRow]:
+        """Return the vouchers of a wallet that came after `number`, in order, at most `limit`."""
+        mine = (_vouchers.c.device == device) & (_vouchers.c.number > number)
+        return self._all(VoucherRow, select(_vouchers).where(mine).order_by(_vouchers.c.number).limit(limit))
+
+    def loaded(self, device: bytes, *, refunds: bool = False) -> int:
+        """Return the sum of a wallet's vouchers in minor units: its loads, or its refunds."""
+        mine = (_vouchers.c.device == device) & (_vouchers.c.refund == refunds)
+        total = select(func.coalesce(func.sum(_vouchers.c.amount), 0)).where(mine)
         return int(self._connection.execute(total).scalar_one())
 
     def add_voucher(self, row: VoucherRow) -> None:
@@ -190,6 +304,10 @@ class Books:
     def terminal(self, terminal_id: str) -> TerminalRow | None:
         """Return a terminal by its id."""
         return self._one(TerminalRow, select(_terminals).where(_terminals.c.terminal_id == terminal_id))
+
+    def terminal_by_hash(self, digest: bytes) -> TerminalRow | None:
+        """Return a terminal by the SHA-256 of its certificate."""
+        return self._one(TerminalRow, select(_terminals).where(_terminals.c.hash == digest))
 
     def terminals(self) -> list[TerminalRow]:
         """Return every terminal."""
@@ -204,12 +322,98 @@ class Books:
         statement = update(_terminals).where(_terminals.c.terminal_id == terminal_id).values(blocked=True)
         return self._connection.execute(statement).rowcount > 0
 
+    def debit(self, key: tuple[bytes, int, bytes]) -> DebitRow | None:
+        """Return a debit by credential, counter and id."""
+        return self._one(DebitRow, select(_debits).where(_is_debit(key)))
+
+    def debits_by_id(self, device: bytes, ids: Collection[bytes]) -> list[DebitRow]:
+        """Return the debits of a wallet with these transaction ids."""
+        mine = (_debits.c.device == device) & _debits.c.transaction_id.in_(ids)
+        return self._all(DebitRow, select(_debits).where(mine))
+
+    def open_debits(self, device: bytes) -> list[DebitRow]:
+        """Return the debits that a wallet listed and that nobody has the money of."""
+        mine = (_debits.c.device == device) & _IS_OPEN
+        return self._all(DebitRow, select(_debits).where(mine))
+
+    def unlisted_debits(self, device: bytes) -> list[DebitRow]:
+        """Return the debits that a terminal claimed and the wallet has not listed."""
+        return self._all(DebitRow, select(_debits).where((_debits.c.device == device) & (_debits.c.listed_at == 0)))
+
+    def holds(self, device: bytes) -> int:
+        """Return what a wallet should hold, vouchers on their way included, in minor units."""
+        given = self.loaded(device) + self.loaded(device, refunds=True)
+        taken = case(
+            (_debits.c.denied, case((_PAYS_MERCHANT, _debits.c.recovered), else_=0)),
+            (or_(_debits.c.listed_at > 0, _PAYS_MERCHANT), _debits.c.amount),
+            else_=0,
+        )
+        return given - self._total(taken, _debits.c.device == device)
+
+    def open(self, device: bytes) -> int:
+        """Return what a wallet has given and nobody has got yet, in minor units."""
+        return self._total(_debits.c.amount, and_(_debits.c.device == device, _IS_OPEN))
+
+    def paid(self, device: bytes) -> int:
+        """Return what merchants have got from a wallet, in minor units."""
+        return self._total(_debits.c.amount, and_(_debits.c.device == device, _PAYS_MERCHANT))
+
+    def lost(self, device: bytes) -> int:
+        """Return what the issuer has lost by a wallet, in minor units."""
+        loss = _debits.c.amount - _debits.c.recovered
+        return self._total(loss, and_(_debits.c.device == device, _PAYS_MERCHANT, _debits.c.denied))
+
+    def taken(self, terminal_hash: bytes) -> int:
+        """Return what a terminal's merchant has been paid, in minor units."""
+        return self._total(_debits.c.amount, and_(_debits.c.terminal_hash == terminal_hash, _PAYS_MERCHANT))
+
+    def _total(self, what: ColumnElement[Any], condition: ColumnElement[bool]) -> int:
+        total = select(func.coalesce(func.sum(what), 0)).where(condition)
+        return int(self._connection.execute(total).scalar_one())
+
+    def put_debit(self, row: DebitRow) -> None:
+        """Remember a debit, or what has become of it."""
+        changed = self._connection.execute(update(_debits).where(_is_debit(row.key)).values(asdict(row)))
+        if not changed.rowcount:
+            self._connection.execute(insert(_debits).values(asdict(row)))
+
+    def is_void(self, terminal_hash: bytes, key: tuple[bytes, int, bytes]) -> bool:
+        """Tell whether that terminal gave a transaction up."""
+        return self._connection.execute(select(_voids).where(_is_void(terminal_hash, key))).first() is not None
+
+    def add_void(self, terminal_hash: bytes, key: tuple[bytes, int, bytes]) -> None:
+        """Remember that a terminal gave a transaction up; once is enough."""
+        if not self.is_void(terminal_hash, key):
+            credential, counter, transaction_id = key
+            self._connection.execute(
+                insert(_voids).values(
+                    terminal_hash=terminal_hash, credential=credential, counter=counter, transaction_id=transaction_id
+                )
+            )
+
     def _one(self, kind: type[AnyRow], statement: Select[Any]) -> AnyRow | None:
         row = self._connection.execute(statement).one_or_none()
         return kind(**row._mapping) if row else None
 
     def _all(self, kind: type[AnyRow], statement: Select[Any]) -> list[AnyRow]:
         return [kind(**row._mapping) for row in self._connection.execute(statement)]
+
+
+def _is_debit(key: tuple[bytes, int, bytes]) -> ColumnElement[bool]:
+    credential, counter, transaction_id = key
+    return and_(
+        _debits.c.credential == credential, _debits.c.counter == counter, _debits.c.transaction_id == transaction_id
+    )
+
+
+def _is_void(terminal_hash: bytes, key: tuple[bytes, int, bytes]) -> ColumnElement[bool]:
+    credential, counter, transaction_id = key
+    return and_(
+        _voids.c.terminal_hash == terminal_hash,
+        _voids.c.credential == credential,
+        _voids.c.counter == counter,
+        _voids.c.transaction_id == transaction_id,
+    )
 
 
 class Database:

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from issuer.database import Database
+from issuer.database import Books, Database, DeviceRow, TerminalRow
 from protocol.card_number import CardNumber
 from protocol.certificate import TerminalCertificate
 from protocol.errors import UsageError
@@ -17,13 +17,23 @@ from protocol.money import Amount, Currency
 
 @dataclass(frozen=True, slots=True)
 class WalletEntry:
-    """One wallet: its id, how many cards it got, what was loaded, whether its TEE said that it is locked down."""
+    """One wallet: its id, how many cards it got, its money, whether its TEE said that it is locked down.
+
+    `loaded` is what its user paid in. By the issuer's books that is now: held by the wallet (`holds`, vouchers on their way
+    included), deducted and not settled (`open`), with merchants (`paid`), less what the issuer lost (`lost`).
+    `restored` says that its storage was put back and its money waits to be reissued.
+    """
 
     device: str
     cards: int
     loaded: Amount
+    holds: Amount
+    open: Amount
+    paid: Amount
+    lost: Amount
     locked_down: bool
     blocked: bool
+    restored: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +48,12 @@ class CardEntry:
 
 @dataclass(frozen=True, slots=True)
 class TerminalEntry:
-    """One certified terminal."""
+    """One certified terminal, and what its merchant has been paid."""
 
     terminal_id: str
     merchant: str
     valid_until: str
+    paid: Amount
     blocked: bool
 
 
@@ -57,16 +68,7 @@ class Register:
         """Return every wallet that applied."""
         with self._database.transaction() as books:
             cards = Counter(row.device for row in books.credentials())
-            return [
-                WalletEntry(
-                    row.device.hex(),
-                    cards[row.device],
-                    Amount(books.loaded(row.device), Currency.of(row.currency)),
-                    row.locked_down,
-                    row.blocked,
-                )
-                for row in books.devices()
-            ]
+            return [_wallet(row, cards[row.device], books) for row in books.devices()]
 
     def cards(self) -> list[CardEntry]:
         """Return every card, numbers masked."""
@@ -79,12 +81,7 @@ class Register:
     def terminals(self) -> list[TerminalEntry]:
         """Return every terminal that was certified."""
         with self._database.transaction() as books:
-            rows = books.terminals()
-        certificates = [(row, TerminalCertificate.decode(row.certificate)) for row in rows]
-        return [
-            TerminalEntry(row.terminal_id, certificate.merchant.name, certificate.valid_until.isoformat(), row.blocked)
-            for row, certificate in certificates
-        ]
+            return [_terminal(row, books.taken(row.hash)) for row in books.terminals()]
 
     def block_terminal(self, terminal_id: str) -> None:
         """Block a terminal; wallets learn of it with their next list."""
@@ -105,3 +102,20 @@ class Register:
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+
+def _wallet(row: DeviceRow, cards: int, books: Books) -> WalletEntry:
+    unit = Currency.of(row.currency)
+    loaded, holds, waits, paid, lost = (
+        Amount(sum_of(row.device), unit) for sum_of in (books.loaded, books.holds, books.open, books.paid, books.lost)
+    )
+    return WalletEntry(
+        row.device.hex(), cards, loaded, holds, waits, paid, lost, row.locked_down, row.blocked, row.restored_at > 0
+    )
+
+
+def _terminal(row: TerminalRow, taken: int) -> TerminalEntry:
+    certificate = TerminalCertificate.decode(row.certificate)
+    merchant = certificate.merchant
+    paid = Amount(taken, Currency.of(merchant.currency))
+    return TerminalEntry(row.terminal_id, merchant.name, certificate.valid_until.isoformat(), paid, row.blocked)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from issuer import keys
-from issuer.database import Books, CredentialRow, Database, DeviceRow, TerminalRow, VoucherRow
+from issuer.clearing import Clearing
+from issuer.database import Books, CredentialRow, Database, DeviceRow, TerminalRow
 from protocol import envelope, signing
 from protocol.card_number import CardNumber
 from protocol.certificate import (
@@ -34,17 +35,17 @@ from protocol.issuing import (
     Issuance,
     IssuedNumbers,
     IssuerRefusedError,
-    LoadRequest,
     Refusal,
     RefusalReason,
     TerminalApplication,
     TerminalIssuance,
-    Voucher,
     decode_message,
-    device_id,
     encode_message,
 )
+from protocol.messages import certificate_hash
 from protocol.money import Currency
+from protocol.settlement import NONCE_LENGTH, IssuerNonce, NonceRequest, ReportAnswer, Statement, TerminalReport
+from protocol.vouchers import LoadRequest, Voucher, device_id
 from protocol.wire import Wire
 
 OFFLINE_CEILING_MAJOR = 1000
@@ -55,8 +56,12 @@ _UNSIGNED = bytes(signing.SIGNATURE_LENGTH)
 class Issuer:
     """The scheme of one folder."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the keys and the database; UsageError when there is no issuer in `folder`."""
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        """Open the keys and the database; UsageError when there is no issuer in `folder`.
+
+        `clock` gives the seconds since 1970.
+        """
+        self._clock = clock
         self._keys = keys.load(folder)
         self._database = Database(folder)
         self._handlers: dict[type[Wire], Callable[[Any, Books], Wire]] = {
@@ -65,6 +70,9 @@ class Issuer:
             LoadRequest: self._load,
             TerminalApplication: self._certify_terminal,
             BlockListRequest: lambda _, books: self._block_list(books),
+            NonceRequest: self._nonce,
+            Statement: lambda statement, books: self._clearing(books).settle(statement),
+            TerminalReport: self._report,
         }
 
     def handle(self, request: bytes) -> bytes:
@@ -80,9 +88,23 @@ class Issuer:
             answer = Refusal(refused.reason)
         return encode_message(answer)
 
+    def settle(self) -> int:
+        """Credit every debit whose claim window has passed without a claim, and return how many."""
+        with self._database.transaction() as books:
+            return self._clearing(books).expire_all()
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+    def _now(self) -> int:
+        return int(self._clock())
+
+    def _today(self) -> date:
+        return datetime.fromtimestamp(self._now(), UTC).date()
+
+    def _clearing(self, books: Books) -> Clearing:
+        return Clearing(books, self._keys.operations, self._now())
 
     # --- wallets
 
@@ -111,6 +133,8 @@ class Issuer:
             books.add_device(DeviceRow(device, application.device_key, application.currency, locked_down))
         elif known.blocked:
             raise IssuerRefusedError(RefusalReason.BLOCKED)
+        elif known.restored_at:
+            raise IssuerRefusedError(RefusalReason.RESTORED)
         elif known.currency != application.currency:
             raise IssuerRefusedError(RefusalReason.CURRENCY)
 
@@ -132,7 +156,7 @@ class Issuer:
             os.urandom(SERIAL_LENGTH),
             keys.ISSUER_ID,
             Usage.CREDENTIAL,
-            *whole_months(_today()),
+            *whole_months(self._today()),
             key,
             _UNSIGNED,
             ceiling,
@@ -148,21 +172,31 @@ class Issuer:
             raise IssuerRefusedError(RefusalReason.BLOCKED)
         if device.currency != request.currency:
             raise IssuerRefusedError(RefusalReason.CURRENCY)
+        known = books.voucher(request.device, request.number)
+        if known is not None:
+            return Voucher.decode(known.message)  # the answer was lost on its way, or it is a refund
+        if device.restored_at:
+            raise IssuerRefusedError(RefusalReason.RESTORED)
         newest = books.newest_voucher(request.device)
-        issued = newest.number if newest else 0
-        if newest is not None and request.number == issued:
-            return Voucher.decode(newest.message)  # the answer was lost on its way: the same voucher again
-        if request.number != issued + 1:
+        if request.number != (newest.number if newest else 0) + 1:
             raise IssuerRefusedError(RefusalReason.LOAD_NUMBER)
-        return self._new_voucher(request, books)
+        return self._clearing(books).add_voucher(device, request.number, request.amount)
 
-    def _new_voucher(self, request: LoadRequest, books: Books) -> Voucher:
-        unsigned = Voucher(request.device, request.number, request.amount, request.currency, _UNSIGNED)
-        voucher = replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
-        books.add_voucher(
-            VoucherRow(request.device, request.number, request.amount, request.currency, voucher.encode())
-        )
-        return voucher
+    # --- settlement
+
+    def _nonce(self, request: NonceRequest, books: Books) -> IssuerNonce:
+        device = books.device(request.device)
+        if device is None:
+            raise IssuerRefusedError(RefusalReason.UNKNOWN_DEVICE)
+        nonce = os.urandom(NONCE_LENGTH)
+        books.update_device(replace(device, nonce=nonce, nonce_at=self._now()))
+        return IssuerNonce(nonce)
+
+    def _report(self, report: TerminalReport, books: Books) -> ReportAnswer:
+        clearing = self._clearing(books)
+        verdicts = [*map(clearing.claim, report.claims), *map(clearing.void, report.voids)]
+        unsigned = ReportAnswer(tuple(verdicts), _UNSIGNED)
+        return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input(report.digest())))
 
     # --- terminals
 
@@ -173,7 +207,7 @@ class Issuer:
             if known.key != application.public_key:
                 raise IssuerRefusedError(RefusalReason.TERMINAL_ID_TAKEN)
             return TerminalIssuance(TerminalCertificate.decode(known.certificate))
-        today = _today()
+        today = self._today()
         unsigned = TerminalCertificate(
             os.urandom(SERIAL_LENGTH),
             keys.ACQUIRER_ID,
@@ -187,7 +221,13 @@ class Issuer:
         )
         certificate = issue(unsigned, self._keys.acquirer)
         books.add_terminal(
-            TerminalRow(application.terminal_id, application.public_key, certificate.serial, certificate.encode())
+            TerminalRow(
+                application.terminal_id,
+                application.public_key,
+                certificate.serial,
+                certificate.encode(),
+                certificate_hash(certificate),
+            )
         )
         return TerminalIssuance(certificate)
 
@@ -196,7 +236,7 @@ class Issuer:
     def _block_list(self, books: Books) -> BlockList:
         blocked = tuple(terminal.serial for terminal in books.terminals() if terminal.blocked)
         numbers = tuple(map(CardNumber, books.blocked_numbers()))
-        unsigned = BlockList(int(time.time()), blocked, numbers, _UNSIGNED)
+        unsigned = BlockList(self._now(), blocked, numbers, _UNSIGNED)
         return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
 
 
@@ -214,7 +254,3 @@ def _unused_number(books: Books) -> CardNumber:
         number = CardNumber.from_index(secrets.randbelow(10**9))
         if not books.has_number(number.digits):
             return number
-
-
-def _today() -> date:
-    return datetime.now(UTC).date()

@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from console.home import Home, make_private
@@ -26,9 +26,9 @@ from pos.outcome import Outcome
 from pos.terminal import Terminal, TerminalOptions
 from protocol.certificate import Merchant
 from protocol.closing import Closing
-from protocol.errors import CardRemovedError
 from protocol.money import Amount, Currency
-from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+from protocol.transport.base import CardLink
+from protocol.transport.fault import Fault, inject
 from protocol.transport.issuer import IssuerLink
 from protocol.transport.memory import MemoryLink, MemoryPort
 from wallet.account import POOL_SIZE, Account
@@ -93,41 +93,6 @@ def set_up(home: Home, setup: Setup, report: Report = lambda _: None) -> None:
     terminal.join()
 
 
-@dataclass(slots=True)
-class RemovableLink(CardLink):
-    """A link whose card is pulled away before APDU number `remove_before` (1 is the first; 0 is never)."""
-
-    link: CardLink
-    remove_before: int = 0
-    _count: int = field(default=0, init=False)
-
-    @property
-    def max_data(self) -> int:
-        """What the link within carries."""
-        return self.link.max_data
-
-    def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
-        """Begin a tap."""
-        self._count = 0
-        return self.link.activate(timeout)
-
-    def transceive(self, apdu: bytes) -> bytes:
-        """Pass the APDU on, or find the card gone."""
-        self._count += 1
-        if self.remove_before and self._count >= self.remove_before:
-            self.link.deactivate()
-            raise CardRemovedError("the card has left the field")
-        return self.link.transceive(apdu)
-
-    def deactivate(self) -> None:
-        """End the tap."""
-        self.link.deactivate()
-
-    def close(self) -> None:
-        """Close the link within."""
-        self.link.close()
-
-
 class Laboratory(Closing):
     """Issuer, wallet and terminal, ready to pay each other. Give `home` to keep it; without, it goes on `close`."""
 
@@ -151,12 +116,12 @@ class Laboratory(Closing):
         self.terminal = Terminal.open(self.home.path, terminal_options or TerminalOptions(timeout=1.0))
         self._port = MemoryPort(str(self.home.path))
         self._port.present(self.phone.card)
-        self.link = RemovableLink(MemoryLink(str(self.home.path)))
+        self.link: CardLink = MemoryLink(str(self.home.path))
 
-    def charge(self, amount: str, *, remove_before: int = 0) -> Outcome:
-        """Charge the wallet; `remove_before` pulls it away before that APDU (1 is the first)."""
-        self.link.remove_before = remove_before
-        return self.terminal.charge(Amount.parse(amount, self.setup.currency), self.link)
+    def charge(self, amount: str, *, fault: str = "") -> Outcome:
+        """Charge the wallet; `fault` strikes once, as `tear@frame:7` (protocol/transport/fault.py has all of them)."""
+        link = inject(self.link, Fault.parse(fault)) if fault else self.link
+        return self.terminal.charge(Amount.parse(amount, self.setup.currency), link)
 
     @property
     def balance(self) -> Amount:

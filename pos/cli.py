@@ -216,6 +216,35 @@ def sync(home: Home, as_json: bool, issuer: str | None) -> None:
 
 
 @cli.command()
+@click.option(
+    "--void-after",
+    default=24.0,
+    show_default=True,
+    metavar="HOURS",
+    type=click.FloatRange(0, MAX_TIMEOUT),
+    help="Give up what has been unknown for so long: its wallet gets the money back, and it is never claimed.",
+)
+@issuer_option
+@common_options
+def settle(home: Home, as_json: bool, void_after: float, issuer: str | None) -> None:
+    """Claim the receipts at the issuer, and give up what stayed unknown.
+
+    A torn tap is settled by the same wallet's next tap here. When that does not come, this ends it.
+    """
+    from pos.terminal import Terminal
+    from pos.ui import settled_as_json, settled_as_text
+    from protocol.transport.issuer import IssuerLink
+
+    with Terminal.open(home.path) as terminal, IssuerLink(issuer or home.issuer_url) as link:
+        settled = terminal.settle(link, 3600 * void_after)
+        unit = terminal.currency
+    if as_json:
+        print_json(settled_as_json(settled, unit))
+    else:
+        click.echo(settled_as_text(settled, unit))
+
+
+@cli.command()
 @common_options
 def history(home: Home, as_json: bool) -> None:
     """Show every transaction of this terminal, newest last."""
@@ -245,7 +274,7 @@ def show(home: Home, as_json: bool) -> None:
     with Journal(home.pos, create=False) as journal:
         records = journal.records()
     taken = Amount(sum(one.amount for one in records if one.state is State.APPROVED), unit)
-    unknown = sum(one.state is State.OPEN for one in records)
+    unknown = sum(one.state is State.OPEN and one.verdict is None for one in records)
     if as_json:
         print_json(
             {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +20,7 @@ from pathlib import Path
 from protocol import tally
 from protocol.closing import Closing
 from protocol.errors import TapLabError, UsageError
+from protocol.settlement import Verdict
 
 FILE_NAME = "journal.sqlite"
 LOCK_FILE = "lock"
@@ -28,7 +29,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS transactions (
   id INTEGER PRIMARY KEY, transaction_id BLOB NOT NULL UNIQUE, started TEXT NOT NULL, amount INTEGER NOT NULL,
   currency INTEGER NOT NULL, card TEXT NOT NULL, credential BLOB NOT NULL, terminal_hash BLOB NOT NULL,
-  receipt BLOB NOT NULL, signature BLOB NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, confirmed INTEGER NOT NULL
+  receipt BLOB NOT NULL, signature BLOB NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, confirmed INTEGER NOT NULL,
+  verdict INTEGER
 );
 CREATE TABLE IF NOT EXISTS tap_numbers (reserved INTEGER NOT NULL);
 """
@@ -49,7 +51,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One transaction. `receipt` is what a wallet that approves would sign; `started` is ISO 8601 in UTC."""
+    """One transaction. `receipt` is what a wallet that approves would sign; `started` is ISO 8601 in UTC.
+
+    `verdict` is what the issuer said to the claim or the VOID of it, None before that.
+    """
 
     transaction_id: bytes
     started: str
@@ -63,11 +68,12 @@ class Record:
     state: State = State.OPEN
     reason: str = ""
     confirmed: bool = False
+    verdict: Verdict | None = None
 
 
 _COLUMNS = (
     "transaction_id, started, amount, currency, card, credential, terminal_hash, receipt, signature, state, reason,"
-    " confirmed"
+    " confirmed, verdict"
 )
 
 
@@ -95,10 +101,17 @@ class Journal(Closing):
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
+            self._add_missing_column()
         except sqlite3.Error as error:
             os.close(self._lock)
             raise UsageError(f"the journal in {folder} cannot be used: {error}") from None
         self._next_tap = self._reserved_until = self._reserved()
+
+    def _add_missing_column(self) -> None:
+        """Bring a journal that was made before there were verdicts up to date; nothing in it is lost."""
+        columns = {row["name"] for row in self._database.execute("PRAGMA table_info(transactions)")}
+        if "verdict" not in columns:
+            self._database.execute("ALTER TABLE transactions ADD COLUMN verdict INTEGER")
 
     def _reserved(self) -> int:
         row = self._database.execute("SELECT max(reserved) FROM tap_numbers").fetchone()
@@ -118,9 +131,10 @@ class Journal(Closing):
         """Write down what is about to be charged; it is on disk when this returns."""
         with self._durably():
             self._database.execute(
-                f"INSERT INTO transactions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                f"INSERT INTO transactions ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
                 (record.transaction_id, record.started, record.amount, record.currency, record.card, record.credential,
-                 record.terminal_hash, record.receipt, record.signature, record.state, record.reason, record.confirmed),
+                 record.terminal_hash, record.receipt, record.signature, record.state, record.reason, record.confirmed,
+                 record.verdict),
             )  # fmt: skip
 
     def settle(self, transaction_id: bytes, state: State, signature: bytes, reason: str = "") -> None:
@@ -138,6 +152,14 @@ class Journal(Closing):
         """
         with suppress(sqlite3.Error):
             self._database.execute("UPDATE transactions SET confirmed = 1 WHERE transaction_id = ?", (transaction_id,))
+
+    def judge(self, verdicts: Mapping[bytes, Verdict]) -> None:
+        """Write down what the issuer said, by transaction id; it is on disk when this returns."""
+        with self._durably():
+            self._database.executemany(
+                "UPDATE transactions SET verdict = ? WHERE transaction_id = ?",
+                [(int(verdict), transaction_id) for transaction_id, verdict in verdicts.items()],
+            )
 
     @contextmanager
     def _durably(self) -> Iterator[None]:
@@ -173,4 +195,9 @@ class Journal(Closing):
 
 
 def _record(row: sqlite3.Row) -> Record:
-    return Record(**{**dict(row), "state": State(row["state"]), "confirmed": bool(row["confirmed"])})
+    try:
+        verdict = None if row["verdict"] is None else Verdict(row["verdict"])
+        decoded = {"state": State(row["state"]), "confirmed": bool(row["confirmed"]), "verdict": verdict}
+    except ValueError as error:
+        raise UsageError(f"the journal holds what it never wrote ({error}); restore it from a copy") from None
+    return Record(**{**dict(row), **decoded})

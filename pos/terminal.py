@@ -18,12 +18,13 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pos import identity as identities
-from pos import tap_key
+from pos import settlement, tap_key
 from pos.identity import Identity
 from pos.journal import Journal, JournalFailedError, Record, State
 from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
 from pos.recovery import settle_open
 from pos.session import CardSession, signed
+from pos.settlement import Settled
 from pos.verifier import Trust, VerifiedCard, verify
 from protocol.closing import Closing
 from protocol.commands import DEFAULT_NAME, VERSION_1
@@ -41,12 +42,15 @@ from protocol.errors import (
 from protocol.fci import ApplicationFci
 from protocol.messages import Debit, DebitResult, GetVirtualCard, Receipt, Result, certificate_hash
 from protocol.money import Amount, Currency
+from protocol.settlement import Verdict
 from protocol.signing import SIGNATURE_LENGTH
 from protocol.status import StatusError, StatusWord
 from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+from protocol.transport.issuer import IssuerLink
 from protocol.transport.opening import LinkUrl, open_terminal_end
 from protocol.transport.trace import Exchange, TracingLink
 
+VOID_AFTER = 24 * 3600.0
 NOT_KNOWN = "the result is not known; this wallet's next tap here will tell, and `tap-pos history` then shows it"
 Steps = Generator[Progress, None, Outcome]
 
@@ -136,6 +140,11 @@ class Terminal(Closing):
         return Currency.of(self._identity.certificate.merchant.currency)
 
     @property
+    def journal(self) -> Journal:
+        """What this terminal has written down."""
+        return self._journal
+
+    @property
     def merchant(self) -> str:
         """The name that a shopper reads."""
         return self._identity.certificate.merchant.name
@@ -221,7 +230,7 @@ class Terminal(Closing):
         verified = self._read_card(session, key)
         yield _step(known, Step.CARD_CHECKED, "terminal verified the signature, decrypted, checked the number")
         settled = self._settle_open(known, session, verified.card.open_id)
-        known.settled += [one.hex() for one in settled if self._is_approved(one) and one != known.in_progress]
+        known.settled += [one.hex() for one in settled if self._came_to_light(one) and one != known.in_progress]
         if self._was_paid(known):
             yield _step(known, Step.PAID, "wallet had deducted the amount, terminal has the receipt now")
             return
@@ -243,6 +252,11 @@ class Terminal(Closing):
     def _is_approved(self, transaction_id: bytes) -> bool:
         record = self._journal.find(transaction_id)
         return record is not None and record.state is State.APPROVED
+
+    def _came_to_light(self, transaction_id: bytes) -> bool:
+        """Tell whether an earlier payment turned out to be paid; what was given up stays given up."""
+        record = self._journal.find(transaction_id)
+        return record is not None and record.state is State.APPROVED and record.verdict is not Verdict.VOIDED
 
     def _was_paid(self, known: _Transaction) -> bool:
         """Tell whether the charge in progress turned out to be paid; False when it is to be paid now.
@@ -376,6 +390,10 @@ class Terminal(Closing):
             debit,
             Result.APPROVED,
         )
+
+    def settle(self, issuer: IssuerLink, void_after: float = VOID_AFTER) -> Settled:
+        """Claim receipts at the issuer, and give up what has been open for `void_after` seconds."""
+        return settlement.settle(self._identity, self._journal, issuer, void_after, self._clock())
 
     def close(self) -> None:
         """Give the journal back."""

@@ -9,11 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 from console.ui import money
-from pos.journal import Record
+from pos.journal import Record, State
 from pos.outcome import Outcome, OutcomeKind, Progress, Step
 from pos.probe import Finding
 from pos.readers import Reader
+from pos.settlement import Settled
 from protocol.money import Amount, Currency
+from protocol.settlement import Verdict
 
 _WIDTH = 44
 _PROGRESS = {Step.NAME_SENT: 1, Step.CARD_ASKED: 2, Step.CARD_CHECKED: 3, Step.PAID: 4}
@@ -117,6 +119,7 @@ def record_as_json(record: Record) -> dict[str, Any]:
         "state": record.state.value,
         "reason": record.reason or None,
         "confirmed": record.confirmed,
+        "verdict": record.verdict.name.lower() if record.verdict is not None else None,
     }
 
 
@@ -124,8 +127,24 @@ def record_as_text(record: Record) -> str:
     """Return a line of the journal for a person."""
     amount = money(Amount(record.amount, Currency.of(record.currency)))
     state = record.state.value + (f": {record.reason}" if record.reason else "")
-    unknown = "" if record.confirmed or record.state.value != "open" else "  result not known"
-    return f"{record.started[:19].replace('T', ' ')}  {amount:>14}  {record.card}  {state}{unknown}"
+    unknown = "" if record.state is not State.OPEN or record.verdict is not None else "  result not known"
+    verdict = f", {record.verdict.words}" if record.verdict is not None else ""
+    return f"{record.started[:19].replace('T', ' ')}  {amount:>14}  {record.card}  {state}{unknown}{verdict}"
+
+
+def settled_as_json(settled: Settled, unit: Currency) -> dict[str, Any]:
+    """Return what a settlement brought, for programs."""
+    verdicts = {verdict.name.lower(): settled.verdicts[verdict] for verdict in Verdict}
+    paid = str(Amount(settled.paid, unit).decimal)
+    return {"paid_amount": paid, "currency": unit.code, "result_not_known": settled.unknown, **verdicts}
+
+
+def settled_as_text(settled: Settled, unit: Currency) -> str:
+    """Return what a settlement brought, for a person."""
+    lines = [f"{count} {verdict.words}" for verdict, count in sorted(settled.verdicts.items())]
+    paid = f"{money(Amount(settled.paid, unit))} paid out now"
+    unknown = f"{settled.unknown} with a result not known yet" if settled.unknown else ""
+    return "\n".join(filter(None, [*lines, paid, unknown]))
 
 
 def finding_as_json(finding: Finding) -> dict[str, Any]:

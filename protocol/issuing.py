@@ -26,11 +26,19 @@ from protocol.certificate import (
 from protocol.errors import DecodeError, TapLabError
 from protocol.labels import Label, labelled
 from protocol.messages import CardNumberField
+from protocol.settlement import (
+    IssuerNonce,
+    NonceRequest,
+    ReportAnswer,
+    Settlement,
+    Statement,
+    TerminalReport,
+)
+from protocol.vouchers import LoadRequest, Voucher
 from protocol.wire import Coded, Nested, NumericInt, Wire
 
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
-DEVICE_ID_LENGTH = 8
 MAX_CREDENTIALS = 64
 
 
@@ -45,6 +53,9 @@ class RefusalReason(IntEnum):
     CURRENCY = 6
     TERMINAL_ID_TAKEN = 7
     KEY_TAKEN = 8
+    NONCE = 9
+    GAP = 10
+    RESTORED = 11
 
     @property
     def words(self) -> str:
@@ -58,6 +69,9 @@ class RefusalReason(IntEnum):
             RefusalReason.CURRENCY: "the purse is in another currency",
             RefusalReason.TERMINAL_ID_TAKEN: "another terminal has this terminal id",
             RefusalReason.KEY_TAKEN: "a key in the request belongs to another wallet",
+            RefusalReason.NONCE: "the statement was not signed over the newest nonce; try again",
+            RefusalReason.GAP: "the wallet's list of debits does not follow on its last one",
+            RefusalReason.RESTORED: "this wallet was put back to an older copy; `tap-wallet sync` goes on from there",
         }[self]
 
 
@@ -134,11 +148,6 @@ class Application(Wire):
         return hashlib.sha256(self.encode()).digest()
 
 
-def device_id(device_key: bytes) -> bytes:
-    """Return the eight bytes by which the issuer knows a wallet."""
-    return hashlib.sha256(device_key).digest()[:DEVICE_ID_LENGTH]
-
-
 @dataclass(frozen=True, slots=True)
 class Issuance(Wire):
     """Certificates for the keys applied for, in order, and the numbers, HPKE-sealed to the TEE; signed by the issuer."""
@@ -177,46 +186,6 @@ class IssuedNumbers(Wire):
     def info(application: bytes) -> bytes:
         """Return the HPKE info; `application` is the digest of the request."""
         return labelled(Label.ISSUED_NUMBERS, application)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadRequest(Wire):
-    """A wallet asks for money. `number` is one more than its last load; repeating it brings the same voucher."""
-
-    device: bytes
-    number: int
-    amount: int
-    currency: int
-    signature: bytes
-
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
-        "device" / Bytes(DEVICE_ID_LENGTH),
-        "number" / Int32ub,
-        "amount" / NumericInt(12),
-        "currency" / NumericInt(4),
-        "signature" / Bytes(signing.SIGNATURE_LENGTH),
-    )
-
-    def signature_input(self) -> bytes:
-        """Return what the device key signs."""
-        return labelled(Label.LOAD, b"?", self.encode()[: -signing.SIGNATURE_LENGTH])
-
-
-@dataclass(frozen=True, slots=True)
-class Voucher(Wire):
-    """Money for one wallet, once: label ‖ device id ‖ load number ‖ amount ‖ currency, signed by the issuer."""
-
-    device: bytes
-    number: int
-    amount: int
-    currency: int
-    signature: bytes
-
-    LAYOUT: ClassVar[Construct[Any, Any]] = LoadRequest.LAYOUT
-
-    def signature_input(self) -> bytes:
-        """Return what the issuer signs."""
-        return labelled(Label.LOAD, b"!", self.encode()[: -signing.SIGNATURE_LENGTH])
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +270,12 @@ _KINDS: dict[int, type[Wire]] = {
     0x84: TerminalIssuance,
     0x05: BlockListRequest,
     0x85: BlockList,
+    0x06: NonceRequest,
+    0x86: IssuerNonce,
+    0x07: Statement,
+    0x87: Settlement,
+    0x08: TerminalReport,
+    0x88: ReportAnswer,
     0xFF: Refusal,
 }
 _KIND_OF = {kind: code for code, kind in _KINDS.items()}

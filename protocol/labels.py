@@ -27,6 +27,11 @@ class Label(StrEnum):
     LOAD = "TapLab1 load"
     TERMINAL_APPLICATION = "TapLab1 terminal application"
     BLOCK_LIST = "TapLab1 block list"
+    STATEMENT = "TapLab1 wallet statement"
+    SETTLEMENT = "TapLab1 settlement"
+    CLAIM = "TapLab1 claim"
+    VOID = "TapLab1 void"
+    REPORT_ANSWER = "TapLab1 report answer"
     STORAGE_KEY = "TapLab1 storage key"
     COUNTER_KEY = "TapLab1 counter key"
 

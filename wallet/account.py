@@ -7,25 +7,27 @@ Messages come out of the trusted world signed and go into it as they came; nothi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from protocol.errors import UsageError
-from protocol.issuing import (
-    Anchors,
-    AnchorsRequest,
-    BlockList,
-    BlockListRequest,
-    Issuance,
-    Voucher,
-    encode_message,
-    expect,
-)
+from protocol.issuing import Anchors, AnchorsRequest, BlockList, BlockListRequest, Issuance, encode_message, expect
 from protocol.money import Amount
+from protocol.settlement import IssuerNonce, NonceRequest, Settlement, Standing
 from protocol.transport.issuer import IssuerLink
+from protocol.vouchers import Voucher
 from protocol.wire import Wire
 from wallet.tee.client import TeeSession
-from wallet.tee.contract import ApplyRequest, CommandId, Installation, LoadOrder, WalletView
+from wallet.tee.contract import (
+    ApplyRequest,
+    CommandId,
+    DecidedDebit,
+    Installation,
+    LoadOrder,
+    SettledView,
+    StatementOrder,
+    WalletView,
+)
 
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
@@ -39,6 +41,19 @@ class Loaded:
 
     amount: Amount
     view: WalletView
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What a sync brought: the purse afterwards, how the wallet stands, which debits were decided.
+
+    `until` is when a wallet that was put back gets its money (seconds since 1970), 0 otherwise.
+    """
+
+    view: WalletView
+    standing: Standing
+    until: int
+    decided: tuple[DecidedDebit, ...]
 
 
 class Account:
@@ -68,12 +83,13 @@ class Account:
         expect(answer, Issuance)
         return self._tee.invoke(CommandId.INSTALL, WalletView, Installation(application, answer))
 
-    def refill(self) -> WalletView:
-        """Apply for as many cards as are missing, if the pool runs low, and take over the newest list."""
+    def refill(self) -> Synced:
+        """Settle and apply for as many cards as are missing, if the pool runs low."""
         view = self.view()
-        if view.currency and view.cards_left < REFILL_BELOW:
-            view = self._apply(view.currency, POOL_SIZE - view.cards_left)
-        return view
+        if not view.currency or view.locked or view.cards_left >= REFILL_BELOW:
+            return Synced(view, Standing.GOOD, 0, ())
+        settled = self.settle()
+        return replace(settled, view=self._apply(view.currency, POOL_SIZE - view.cards_left))
 
     def load(self, amount: Amount) -> Loaded:
         """Add money. A load that was paid for but never arrived comes first, and is all that this call brings then."""
@@ -85,9 +101,30 @@ class Account:
         after = self._tee.invoke(CommandId.LOAD, WalletView, voucher)
         return Loaded(Amount(voucher.amount, amount.currency), after)
 
-    def sync(self) -> None:
-        """Take over the newest list of what is blocked."""
-        self._tee.invoke_command(CommandId.OBEY_LIST, self._ask(BlockListRequest(), BlockList))
+    def sync(self) -> Synced:
+        """Settle with the issuer, then take over the newest list of what is blocked.
+
+        A wallet whose storage was put back gets its money reissued here, once the claim window has passed.
+        """
+        synced = self.settle()
+        if synced.standing is Standing.REISSUED:
+            synced = self.settle()  # from now on it is a wallet like any other
+        if not synced.view.locked:
+            self._tee.invoke_command(CommandId.OBEY_LIST, self._ask(BlockListRequest(), BlockList))
+        return synced
+
+    def settle(self) -> Synced:
+        """List what was debited, and take over refunds and what became of earlier debits."""
+        before = self.view()
+        decided: list[DecidedDebit] = []
+        while True:
+            nonce = self._ask(NonceRequest(before.device), IssuerNonce).nonce
+            statement = self._tee.invoke_command(CommandId.REQUEST_STATEMENT, StatementOrder(nonce))
+            settlement = expect(self._issuer.exchange(statement), Settlement)
+            settled = self._tee.invoke(CommandId.SETTLE, SettledView, settlement)
+            decided += settled.decided
+            if not settled.more:
+                return Synced(settled.view, settlement.standing, settlement.until, tuple(decided))
 
     def _ask(self, request: Wire, kind: type[AnyWire]) -> AnyWire:
         return expect(self._issuer.exchange(encode_message(request)), kind)

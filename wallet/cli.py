@@ -131,16 +131,25 @@ def load(home: Home, as_json: bool, amount: str, currency: str, issuer: str | No
 @issuer_option
 @common_options
 def sync(home: Home, as_json: bool, issuer: str | None) -> None:
-    """Take over the issuer's newest list of blocked terminals and cards, and refill the pool of cards."""
-    from wallet.ui import view_as_json
+    """Settle with the issuer: list debits, take over refunds and the newest list of what is blocked, refill the pool.
+
+    What no terminal claimed within seven days of the first sync that lists it comes back. A wallet whose storage was put
+    back to an older copy gets its money here, once the seven days in which terminals may still claim are over.
+    """
+    from wallet.history import History
+    from wallet.ui import synced_as_json, synced_as_text
 
     with _account(home, issuer) as account:
-        account.sync()
-        view = account.refill()
+        synced = account.sync()
+        view = account.refill().view
+    with History(home.wallet) as kept:
+        for debit in synced.decided:
+            kept.decide(debit.reference, debit.outcome)
+        kept.keep_view(view)
     if as_json:
-        print_json(view_as_json(view))
+        print_json(synced_as_json(synced, view))
     else:
-        click.echo(f"The wallet has the newest list and {view.cards_left} virtual cards.")
+        click.echo(synced_as_text(synced, view))
 
 
 @cli.command()

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protocol.closing import Closing
 from protocol.errors import DecodeError, TapLabError, UsageError
 from protocol.messages import Result
+from protocol.settlement import SettledAs
 from wallet.events import Event, Step
 from wallet.tee.contract import WalletView
 
@@ -43,7 +45,7 @@ class HistoryFailedError(TapLabError):
     """The history could not be written; no money depends on it."""
 
 
-class History:
+class History(Closing):
     """A table of entries; a line may be lost in a crash, money cannot."""
 
     def __init__(self, folder: Path) -> None:
@@ -61,11 +63,16 @@ class History:
         if event.step is Step.DEBITED:
             approved = event.result is Result.APPROVED
             what = f"declined: {event.result.words if event.result else 'unknown'}"
-            self._insert(event, "deducted, not confirmed" if approved else what)
+            self._insert(event, SettledAs.OPEN.words if approved else what)
         elif event.step is Step.CONFIRMED and event.result is Result.APPROVED:
-            self._write("UPDATE history SET what = 'paid' WHERE reference = ?", (event.reference,))
+            self.decide(event.reference, SettledAs.PAID)
         elif event.step in (Step.TERMINAL_REFUSED, Step.CONSENT):
             self._insert(event, event.text)
+
+    def decide(self, reference: bytes, outcome: SettledAs) -> None:
+        """Write down what became of a debit at the issuer."""
+        if outcome is not SettledAs.OPEN:
+            self._write("UPDATE history SET what = ? WHERE reference = ?", (outcome.words, reference))
 
     def _insert(self, event: Event, what: str) -> None:
         self._write(
@@ -83,24 +90,11 @@ class History:
             raise HistoryFailedError(f"the history cannot be written: {error}") from None
 
     def entries(self) -> list[Entry]:
-        """Return every line, oldest first."""
+        """Return every line, oldest first; UsageError for a file that somebody else has written to."""
         rows = self._database.execute(
             "SELECT at, what, merchant, terminal_id, amount, currency, result, balance, reason FROM history ORDER BY id"
         )
-        return [
-            Entry(
-                at,
-                what,
-                merchant,
-                terminal_id,
-                amount,
-                currency,
-                None if result is None else Result(result),
-                balance,
-                reason,
-            )
-            for at, what, merchant, terminal_id, amount, currency, result, balance, reason in rows
-        ]
+        return [_entry(*row) for row in rows]
 
     def keep_view(self, view: WalletView) -> None:
         """Keep what the trusted world last showed: a copy for looking, never for paying."""
@@ -117,3 +111,14 @@ class History:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+def _entry(*row: Any) -> Entry:
+    at, what, merchant, terminal_id, amount, currency, result, balance, reason = row
+    try:
+        known = None if result is None else Result(result)
+    except ValueError as error:
+        raise UsageError(
+            f"the history holds what it never wrote ({error}); remove it, no money depends on it"
+        ) from None
+    return Entry(at, what, merchant, terminal_id, amount, currency, known, balance, reason)

@@ -129,9 +129,11 @@ class Phone(Closing):
 
     def _refill(self) -> WalletView:
         with IssuerLink(self._issuer_url) as issuer:
-            view = Account(self.tee, issuer).refill()  # starts the issuer only when the pool runs low
-        self.history.keep_view(view)
-        return view
+            refilled = Account(self.tee, issuer).refill()  # starts the issuer only when the pool runs low
+        for debit in refilled.decided:
+            self.history.decide(debit.reference, debit.outcome)
+        self.history.keep_view(refilled.view)
+        return refilled.view
 
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""

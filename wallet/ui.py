@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from console.ui import money, print_json
 from protocol.messages import Result
 from protocol.money import Amount, Currency
+from protocol.settlement import SettledAs, Standing
+from wallet.account import Synced
 from wallet.events import Event, Step
 from wallet.history import Entry
 from wallet.tee.contract import Report, WalletView
@@ -42,7 +45,10 @@ def view_as_json(view: WalletView) -> dict[str, Any]:
 def view_as_text(view: WalletView) -> str:
     """Return a wallet view for a person."""
     if view.locked:
-        return "LOCKED: the storage or its freshness counter was put back to an older copy, or damaged; nothing can be paid."
+        return (
+            "LOCKED: the storage or its freshness counter was put back to an older copy, or damaged; nothing can be paid."
+            " `tap-wallet sync` asks the issuer for the money."
+        )
     if not view.currency:
         return "This wallet has no virtual card yet. Next: tap-wallet apply."
     lines = [
@@ -51,6 +57,40 @@ def view_as_text(view: WalletView) -> str:
         f"cards    {view.cards_left} left; above {amount_of(view.no_pin_limit, view.currency)} the phone asks you",
     ]
     return "\n".join(lines)
+
+
+def synced_as_json(synced: Synced, view: WalletView) -> dict[str, Any]:
+    """Return what a sync brought, for programs; `view` is the wallet afterwards."""
+    counts = Counter(debit.outcome for debit in synced.decided)
+    return {
+        **view_as_json(view),
+        "standing": synced.standing.name.lower(),
+        "money_due": datetime.fromtimestamp(synced.until, UTC).isoformat() if synced.until else None,
+        "paid": counts[SettledAs.PAID],
+        "refunded": counts[SettledAs.REFUNDED],
+    }
+
+
+def synced_as_text(synced: Synced, view: WalletView) -> str:
+    """Return what a sync brought, for a person."""
+    if synced.standing is Standing.BLOCKED:
+        return (
+            "The issuer has blocked this wallet: a terminal holds a receipt that the wallet's own list does not have."
+        )
+    if synced.until:
+        due = datetime.fromtimestamp(synced.until).astimezone().strftime("%Y-%m-%d %H:%M")
+        return (
+            "This wallet was put back to an older copy, so its cards were withdrawn. What terminals do not claim until"
+            f" {due} is reissued to it: sync again then."
+        )
+    counts = Counter(debit.outcome for debit in synced.decided)
+    decided = [
+        f"{counts[outcome]} debits that were not confirmed: {outcome.words}."
+        for outcome in (SettledAs.PAID, SettledAs.REFUNDED)
+        if counts[outcome]
+    ]
+    first = f"The wallet has settled with its issuer and has the newest list and {view.cards_left} virtual cards."
+    return "\n".join([first, *decided, f"balance  {amount_of(view.balance, view.currency)}"])
 
 
 def report_as_json(report: Report) -> dict[str, Any]:

@@ -22,12 +22,16 @@ _STOP_SECONDS = 5.0
 class IssuerLink(Closing):
     """One conversation with an embedded issuer; the child starts at the first message and ends with `close`."""
 
-    def __init__(self, url: str) -> None:
-        """Take `embedded:DIR`; UsageError for anything else."""
+    def __init__(self, url: str, at: float | None = None) -> None:
+        """Take `embedded:DIR`; UsageError for anything else.
+
+        `at` makes the issuer's clock stand at those seconds since 1970, for who cannot wait seven days.
+        """
         scheme, _, folder = url.partition(":")
         if scheme != "embedded" or not folder:
             raise UsageError(f"{url!r} is no issuer; write embedded:DIR")
         self._folder = folder
+        self._at = at
         self._child: subprocess.Popen[bytes] | None = None
 
     def exchange(self, request: bytes) -> bytes:
@@ -48,8 +52,9 @@ class IssuerLink(Closing):
         return answer
 
     def _start(self) -> subprocess.Popen[bytes]:
+        clock = [] if self._at is None else ["--at", str(self._at)]
         return subprocess.Popen(
-            [sys.executable, "-I", "-m", "issuer", "handle", "--dir", self._folder],
+            [sys.executable, "-I", "-m", "issuer", "handle", "--dir", self._folder, *clock],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -32,12 +32,12 @@ from protocol.transport.base import (
     NO_CARD_TIMEOUT,
     Activation,
     CardHandler,
-    CardLink,
     CardPort,
     ContactlessCard,
     card_historical,
     contactless_atr,
 )
+from protocol.transport.fault import FramedLink, Frames
 from protocol.transport.isodep import (
     FRAME_SIZES,
     MAX_APDU,
@@ -130,12 +130,48 @@ def _usb_device(driver: str, bus: int, number: int) -> UsbDevice:
     return UsbDevice(f"nfc:usb:{bus:03}:{number:03}", f"{driver} on USB {bus:03}:{number:03}", can_be_card, missing)
 
 
-class NfcLink(CardLink):
+@dataclass(slots=True)
+class NfcFrames:
+    """The frames of the reader's end, by nfcpy."""
+
+    radio: Radio
+
+    def begin(self) -> None:
+        """Nothing to do: nfcpy has selected the card."""
+
+    def exchange(self, frame: bytes, timeout: float) -> bytes | None:
+        """Send a frame and return what comes back; None for silence or damage."""
+        import nfc.clf
+
+        try:
+            received = self.radio.frontend.exchange(frame, timeout)
+        except nfc.clf.BrokenLinkError:
+            raise CardRemovedError("the card has left the field") from None
+        except (nfc.clf.CommunicationError, ValueError):  # ValueError: the UDP device cannot read a damaged datagram
+            return None
+        except OSError as error:
+            raise LinkUnavailableError(f"the reader is gone: {error}") from None
+        return bytes(received) if received is not None else None
+
+    def stay_silent(self, timeout: float) -> None:
+        """Wait as for an answer."""
+        time.sleep(timeout)
+
+    def switch_off(self) -> None:
+        """The field goes."""
+        if self.radio.frontend.device is not None:
+            with contextlib.suppress(OSError):
+                self.radio.frontend.device.mute()
+                time.sleep(_RESET_SECONDS)
+
+
+class NfcLink(FramedLink):
     """The reader's end."""
 
     def __init__(self, path: str) -> None:
         """Open the device at nfcpy's `path`."""
         self._radio = open_radio(path)
+        self.frames: Frames = NfcFrames(self._radio)
         self._half: ReaderHalf | None = None
         self._waiting_time = 0.0
 
@@ -172,8 +208,9 @@ class NfcLink(CardLink):
         sak = target.sel_res[0] if target.sel_res else 0
         if not sak & _ISO_14443_4:
             raise ForeignCardError(f"the card in the field is {describe(target)}, no ISO 14443-4 card")
+        self.frames.begin()
         fsdi = max(i for i, size in enumerate(FRAME_SIZES) if size <= max(16, self._radio.frontend.max_recv_data_size))
-        frame = self._exchange(rats(fsdi), _RATS_SECONDS + _LEAST_WAIT)
+        frame = self.frames.exchange(rats(fsdi), _RATS_SECONDS + _LEAST_WAIT)
         if frame is None:
             raise CardRemovedError("the card has left the field")
         ats = Ats.decode(frame)
@@ -204,24 +241,10 @@ class NfcLink(CardLink):
         try:
             wanted = next(dialogue)
             while True:
-                wanted = dialogue.send(self._exchange(wanted.frame, wanted.wait * self._waiting_time))
+                wanted = dialogue.send(self.frames.exchange(wanted.frame, wanted.wait * self._waiting_time))
         except StopIteration as finished:
             answer: bytes = finished.value
             return answer
-
-    def _exchange(self, frame: bytes, timeout: float) -> bytes | None:
-        """Send a frame and return what comes back; None for silence or damage."""
-        import nfc.clf
-
-        try:
-            received = self._radio.frontend.exchange(frame, timeout)
-        except nfc.clf.BrokenLinkError:
-            raise CardRemovedError("the card has left the field") from None
-        except (nfc.clf.CommunicationError, ValueError):  # ValueError: the UDP device cannot read a damaged datagram
-            return None
-        except OSError as error:
-            raise LinkUnavailableError(f"the reader is gone: {error}") from None
-        return bytes(received) if received is not None else None
 
     def deactivate(self) -> None:
         """Deselect the card and switch the field off."""
@@ -229,10 +252,7 @@ class NfcLink(CardLink):
         if half is not None:
             with contextlib.suppress(CardRemovedError, LinkUnavailableError):
                 self._run(half.deselect())
-        if self._radio.frontend.device is not None:
-            with contextlib.suppress(OSError):
-                self._radio.frontend.device.mute()
-                time.sleep(_RESET_SECONDS)
+        self.frames.switch_off()
 
     def close(self) -> None:
         """Give the device back."""

@@ -8,7 +8,6 @@ from one that is silent and from a reader or a service that is gone; the service
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import threading
@@ -308,4 +307,4 @@ def _give_back(scard: Any, context: int | None, card: int | None) -> None:
 
 def _refuse_too_long(apdu: bytes) -> None:
     if len(apdu) > MAX_APDU:
-        raise UsageError(f"a command of {len(apdu)} bytes is longer than a PC/SC reader carries ({MAX_APDU})")
+        raise UsageError(f"a command of {len(apdu)} bytes is longer than this link can carry ({MAX_APDU})")

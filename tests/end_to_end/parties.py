@@ -23,7 +23,6 @@ from pos.session import CardSession, signed
 from pos.verifier import Trust, VerifiedCard, verify
 from protocol.certificate import issue
 from protocol.commands import DEFAULT_NAME
-from protocol.errors import CardRemovedError
 from protocol.messages import GetVirtualCard
 from protocol.signing import SIGNATURE_LENGTH, PrivateKey
 from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardHandler, CardLink, CardPort
@@ -136,33 +135,6 @@ class WatchedLink(CardLink):
     def transceive(self, apdu: bytes) -> bytes:
         self.before(apdu)
         return self.link.transceive(apdu)
-
-    def deactivate(self) -> None:
-        self.link.deactivate()
-
-    def close(self) -> None:
-        self.link.close()
-
-
-@dataclass
-class LosingLink(CardLink):
-    """A link that carries APDU number `lost` to the card and loses the answer: the card has left the field."""
-
-    link: CardLink
-    lost: int
-    count: int = 0
-
-    def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
-        self.count = 0
-        return self.link.activate(timeout)
-
-    def transceive(self, apdu: bytes) -> bytes:
-        self.count += 1
-        answer = self.link.transceive(apdu)
-        if self.count == self.lost:
-            self.link.deactivate()
-            raise CardRemovedError("the card has left the field")
-        return answer
 
     def deactivate(self) -> None:
         self.link.deactivate()

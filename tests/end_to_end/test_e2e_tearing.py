@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from lab.fixtures import RemovableLink
 from pos.journal import Journal, Record, State
 from pos.outcome import Outcome, OutcomeKind
 from pos.terminal import Terminal
 from protocol.commands import Ins
 from protocol.money import Amount
 from protocol.transport.base import CardLink
+from protocol.transport.fault import Fault, inject
 from tests.end_to_end.commands import wait_for_end
-from tests.end_to_end.parties import HookedCard, LosingLink, ToldLaboratory, link_to, terminal_like
+from tests.end_to_end.parties import HookedCard, ToldLaboratory, link_to, terminal_like
 from wallet.tee.contract import TeeError
 
 EURO = Amount.parse("1.00", "EUR")
@@ -50,9 +50,17 @@ def card_link(laboratory: ToldLaboratory) -> CardLink:
     return link_to(laboratory.phone.card)
 
 
+def removed_before(laboratory: ToldLaboratory, apdu: int) -> CardLink:
+    return inject(card_link(laboratory), Fault.parse(f"tear@frame:{2 * apdu - 1}"))
+
+
+def answer_lost(laboratory: ToldLaboratory, apdu: int) -> CardLink:
+    return inject(card_link(laboratory), Fault.parse(f"tear@frame:{2 * apdu}"))
+
+
 @pytest.mark.parametrize("apdu", EVERY_APDU)
 def test_a_card_removed_before_an_apdu(laboratory: ToldLaboratory, tmp_path: Path, apdu: int) -> None:
-    outcome, records, deducted = tear(laboratory, tmp_path, RemovableLink(card_link(laboratory), apdu))
+    outcome, records, deducted = tear(laboratory, tmp_path, removed_before(laboratory, apdu))
     kind, charged, states, money = {
         4: (TORN, None, [State.OPEN], 0),
         5: (APPROVED, True, [State.APPROVED], 100),
@@ -64,7 +72,7 @@ def test_a_card_removed_before_an_apdu(laboratory: ToldLaboratory, tmp_path: Pat
 
 @pytest.mark.parametrize("apdu", EVERY_APDU)
 def test_a_card_removed_before_its_answer_arrives(laboratory: ToldLaboratory, tmp_path: Path, apdu: int) -> None:
-    outcome, records, deducted = tear(laboratory, tmp_path, LosingLink(card_link(laboratory), apdu))
+    outcome, records, deducted = tear(laboratory, tmp_path, answer_lost(laboratory, apdu))
     kind, charged, states, money = {
         4: (TORN, None, [State.OPEN], 100),
         5: (APPROVED, True, [State.APPROVED], 100),
@@ -77,21 +85,21 @@ def test_the_screen_says_whether_something_may_have_been_charged(laboratory: Tol
     before, after = tmp_path / "before", tmp_path / "after"
     before.mkdir()
     after.mkdir()
-    outcome, _, _ = tear(laboratory, before, RemovableLink(card_link(laboratory), 2))
+    outcome, _, _ = tear(laboratory, before, removed_before(laboratory, 2))
     assert "nothing was charged" in outcome.reason
-    outcome, _, _ = tear(laboratory, after, LosingLink(card_link(laboratory), 4))
+    outcome, _, _ = tear(laboratory, after, answer_lost(laboratory, 4))
     assert "the result is not known" in outcome.reason
 
 
 def test_a_torn_payment_can_be_told_from_its_reference(laboratory: ToldLaboratory, tmp_path: Path) -> None:
-    outcome, [record], _ = tear(laboratory, tmp_path, LosingLink(card_link(laboratory), 4))
+    outcome, [record], _ = tear(laboratory, tmp_path, answer_lost(laboratory, 4))
     assert record.transaction_id.hex() == outcome.reference
     assert (record.amount, record.currency, record.card) == (100, 978, outcome.card)
 
 
 def test_both_histories_know_of_a_receipt_that_was_lost(laboratory: ToldLaboratory, tmp_path: Path) -> None:
     with Terminal(terminal_like(laboratory.home.path), Journal(tmp_path)) as terminal:
-        terminal.charge(EURO, LosingLink(card_link(laboratory), 4))
+        terminal.charge(EURO, answer_lost(laboratory, 4))
     assert laboratory.history()[-1].what == "deducted, not confirmed"
     with Journal(tmp_path) as journal:
         assert [one.state for one in journal.records()] == [State.OPEN]
@@ -99,7 +107,7 @@ def test_both_histories_know_of_a_receipt_that_was_lost(laboratory: ToldLaborato
 
 def test_a_torn_tap_spends_its_card(laboratory: ToldLaboratory, tmp_path: Path) -> None:
     with Terminal(terminal_like(laboratory.home.path), Journal(tmp_path)) as terminal:
-        torn = terminal.charge(EURO, LosingLink(card_link(laboratory), 4))
+        torn = terminal.charge(EURO, answer_lost(laboratory, 4))
         again = terminal.charge(EURO, card_link(laboratory))
     assert torn.card != again.card
     assert torn.reference != again.reference

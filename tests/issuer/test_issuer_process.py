@@ -25,19 +25,17 @@ from protocol.issuing import (
     AnchorsRequest,
     Application,
     Issuance,
-    LoadRequest,
     Refusal,
     RefusalReason,
     TerminalApplication,
     TerminalIssuance,
-    Voucher,
     decode_message,
-    device_id,
     encode_message,
     expect,
 )
 from protocol.signing import PrivateKey
 from protocol.transport.issuer import MAX_MESSAGE, IssuerLink
+from protocol.vouchers import LoadRequest, Voucher, device_id
 
 _ANCHORS = encode_message(AnchorsRequest())
 _MALFORMED = Refusal(RefusalReason.MALFORMED)

@@ -26,17 +26,24 @@ from protocol.issuing import (
     Issuance,
     IssuedNumbers,
     IssuerRefusedError,
-    LoadRequest,
     Refusal,
     RefusalReason,
     TerminalApplication,
     TerminalIssuance,
-    Voucher,
     decode_message,
-    device_id,
     encode_message,
 )
+from protocol.settlement import (
+    IssuerNonce,
+    NonceRequest,
+    ReportAnswer,
+    Settlement,
+    Standing,
+    Statement,
+    TerminalReport,
+)
 from protocol.signing import PrivateKey
+from protocol.vouchers import LoadRequest, Voucher, device_id
 from protocol.wire import Wire
 
 _SIGNATURE = bytes(64)
@@ -62,6 +69,12 @@ def messages(
         0x84: TerminalIssuance(terminal_certificate),
         0x05: BlockListRequest(),
         0x85: _BLOCKED,
+        0x06: NonceRequest(bytes(8)),
+        0x86: IssuerNonce(bytes(16)),
+        0x07: Statement(bytes(8), bytes(16), bytes(16), False, 0, 0, 1, (), (), _SIGNATURE),
+        0x87: Settlement(bytes(8), bytes(16), Standing.GOOD, 0, 0, 0, 0, (), (), 1, _SIGNATURE),
+        0x08: TerminalReport((), ()),
+        0x88: ReportAnswer((), _SIGNATURE),
         0xFF: Refusal(RefusalReason.BLOCKED),
     }
 
@@ -98,7 +111,7 @@ def test_no_message_is_refused() -> None:
         decode_message(b"")
 
 
-@given(st.sampled_from([0x01, 0x81, 0x02, 0x82, 0x03, 0x83, 0x04, 0x84, 0x05, 0x85, 0xFF]), st.binary(max_size=200))
+@given(st.sampled_from([*range(0x01, 0x09), *range(0x81, 0x89), 0xFF]), st.binary(max_size=200))
 def test_any_body_is_refused_or_the_one_encoding_of_a_message(kind: int, body: bytes) -> None:
     data = bytes([kind]) + body
     try:

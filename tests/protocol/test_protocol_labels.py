@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.issuing import LoadRequest, Voucher
 from protocol.labels import Label, labelled
+from protocol.vouchers import LoadRequest, Voucher
 
 
 def test_all_labels_are_distinct() -> None:

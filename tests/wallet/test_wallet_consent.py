@@ -331,7 +331,7 @@ def test_a_torn_tap_does_not_use_consent_up(shop: Callable[[str], Shop]) -> None
     opened = shop("confirm")
     opened.charge("60.00")
     opened.wait_for_answers(1)
-    assert opened.laboratory.charge("60.00", remove_before=4).kind is OutcomeKind.TORN
+    assert opened.laboratory.charge("60.00", fault="tear@frame:7").kind is OutcomeKind.TORN
     before = opened.balance
     assert opened.charge("60.00").approved
     assert opened.balance == before - 60_00

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from console.home import Home
 from issuer.service import Issuer
 from lab.fixtures import Setup, set_up_issuer, set_up_wallet
-from protocol.issuing import Application, LoadRequest, Voucher, decode_message
+from protocol.issuing import Application, decode_message
+from protocol.vouchers import LoadRequest, Voucher
 from wallet.environment import shared_memory
 from wallet.environment.message import MESSAGE_LENGTH, Kind, Message
 from wallet.environment.shared_memory import REGION, SharedMemory
@@ -229,7 +230,7 @@ def test_an_answer_is_no_request(tee: RawTee) -> None:
     assert (answer.result, answer.origin) == (TeeResult.BAD_PARAMETERS, Origin.TEE)
 
 
-@pytest.mark.parametrize("command", [0, 6, 9, 12, 19, 26, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("command", [0, 6, 9, 12, 19, 28, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_an_unknown_command_is_not_supported(tee: RawTee, command: int) -> None:
     answer, _ = tee.invoke(command)
     assert (answer.result, answer.origin) == (TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP)

@@ -26,14 +26,13 @@ from protocol.issuing import (
     BlockList,
     BlockListRequest,
     Issuance,
-    LoadRequest,
-    Voucher,
     encode_message,
     expect,
 )
 from protocol.money import MAX_MINOR
 from protocol.signing import PrivateKey
 from protocol.transport.issuer import IssuerLink
+from protocol.vouchers import LoadRequest, Voucher
 from protocol.wire import Wire
 from wallet.account import Account
 from wallet.phone import PhoneOptions, start_of
@@ -363,7 +362,7 @@ def test_a_blocked_card_is_not_shown_any_more(shop: Laboratory) -> None:
     _sync(shop)
     assert shop.phone.view().cards_left == 0
     with IssuerLink(shop.home.issuer_url) as link:
-        assert Account(shop.phone.tee, link).refill().cards_left == 20
+        assert Account(shop.phone.tee, link).refill().view.cards_left == 20
     assert shop.charge("1.00").approved
 
 

@@ -17,7 +17,8 @@ import pytest
 from issuer.register import Register
 from issuer.service import Issuer
 from lab.fixtures import Laboratory
-from protocol.issuing import Application, decode_message, device_id
+from protocol.issuing import Application, decode_message
+from protocol.vouchers import device_id
 from wallet.environment.launcher import HardwareEnvironment, TrustedWorldRefusedError
 from wallet.phone import PhoneOptions, start_of
 from wallet.tee.client import TeeSession

@@ -43,7 +43,7 @@ def _begin(book: TransactionBook, number: int, terminal: bytes = _MINE, now: int
 
 
 def _settle(book: TransactionBook, transaction: Transaction, status: Status) -> Transaction:
-    settled = replace(transaction, status=status)
+    settled = replace(transaction, status=status, number=int(status is Status.APPROVED))
     book.commit(settled, {})
     return settled
 
@@ -73,9 +73,9 @@ def test_a_terminal_hears_of_its_own_transactions_only(book: TransactionBook) ->
 def test_a_confirmed_one_is_not_presented_again_and_the_next_one_is(book: TransactionBook) -> None:
     first = _settle(book, _begin(book, 1), Status.APPROVED)
     second = _settle(book, _begin(book, 2), Status.APPROVED)
-    book.confirm(first)
+    book.confirm(first, acknowledged=0)
     assert book.oldest_unconfirmed(_MINE) == second.transaction_id
-    book.confirm(second)
+    book.confirm(second, acknowledged=0)
     assert book.oldest_unconfirmed(_MINE) == NOTHING_OPEN
 
 
@@ -85,7 +85,7 @@ def test_a_confirmed_payment_is_kept_for_the_issuer_and_a_refusal_is_not(
     paid = _settle(book, _begin(book, 1), Status.APPROVED)
     refused = _settle(book, _begin(book, 2), Status.REFUSED)
     for one in (paid, refused):
-        book.confirm(one)
+        book.confirm(one, acknowledged=0)
     kept = storage.get(paid.key)
     assert kept is not None
     assert Transaction.decode(kept).confirmed
@@ -124,7 +124,7 @@ def test_reads_are_forgotten_after_ten_minutes(book: TransactionBook, later: int
 
 def test_cancelling_does_not_undo_a_read(book: TransactionBook) -> None:
     for number in range(READS_ALLOWED):
-        book.confirm(_settle(book, _begin(book, number), Status.CANCELLED))
+        book.confirm(_settle(book, _begin(book, number), Status.CANCELLED), acknowledged=0)
     assert not book.may_read(_MINE, _NOW)
 
 

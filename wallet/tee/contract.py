@@ -30,6 +30,7 @@ from construct import (
 from protocol.apdu import Command
 from protocol.errors import TapLabError
 from protocol.messages import CHALLENGE_LENGTH, Result
+from protocol.settlement import NONCE_LENGTH, SettledAs
 from protocol.wire import Coded, Nested, Wire
 
 REFERENCE_LENGTH = 8
@@ -98,6 +99,8 @@ class CommandId(IntEnum):
     REQUEST_LOAD = 23
     LOAD = 24
     OBEY_LIST = 25
+    REQUEST_STATEMENT = 26
+    SETTLE = 27
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +260,45 @@ class LoadOrder(Wire):
     currency: int
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Struct("amount" / Int64ub, "currency" / Int16ub)
+
+
+@dataclass(frozen=True, slots=True)
+class StatementOrder(Wire):
+    """REQUEST_STATEMENT takes: the issuer's nonce. Answers: a settlement.Statement as an issuing message."""
+
+    nonce: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("nonce" / Bytes(NONCE_LENGTH))
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedDebit(Wire):
+    """What became of one debit; `reference` is the one of Shown."""
+
+    reference: bytes
+    outcome: SettledAs
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "reference" / Bytes(REFERENCE_LENGTH), "outcome" / Coded(SettledAs, Byte)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SettledView(Wire):
+    """SETTLE, which takes a settlement.Settlement, answers: the wallet now, what was decided, whether more is to be listed."""
+
+    view: WalletView
+    decided: tuple[DecidedDebit, ...]
+    more: bool
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+        "view" / Prefixed(Int16ub, Nested(WalletView)),
+        "decided" / PrefixedArray(Int16ub, Nested(DecidedDebit)),
+        "more" / Flag,
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "decided", tuple(self.decided))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol import tally
-from protocol.issuing import Anchors, Application, BlockList, Issuance, Voucher, decode_message, encode_message
+from protocol.issuing import Anchors, Application, BlockList, Issuance, decode_message, encode_message
+from protocol.settlement import Settlement
+from protocol.vouchers import Voucher
 from protocol.wire import Wire
 from wallet.environment.lockdown import Lockdown
+from wallet.tee.clearing import Clearing
 from wallet.tee.consent import Consents
 from wallet.tee.contract import (
     ApplyRequest,
@@ -20,11 +23,14 @@ from wallet.tee.contract import (
     ChannelRequest,
     CommandId,
     Consent,
+    DecidedDebit,
     Installation,
     LoadOrder,
     Nothing,
     Origin,
     Report,
+    SettledView,
+    StatementOrder,
     TeeError,
     TeeResult,
     WalletView,
@@ -51,6 +57,7 @@ class PaymentApplication:
         """Work on `storage`; `lockdown` is what holds this process."""
         self._vault = Vault(storage)
         self._book = TransactionBook(storage)
+        self._clearing = Clearing(storage, self._vault, self._book)
         self._consents = Consents(ui)
         self._lockdown = lockdown
         self._tap: Tap | None = None
@@ -68,6 +75,8 @@ class PaymentApplication:
             CommandId.REQUEST_LOAD: _Entry(LoadOrder, self._request_load),
             CommandId.LOAD: _Entry(Voucher, self._load),
             CommandId.OBEY_LIST: _Entry(BlockList, self._obey_list),
+            CommandId.REQUEST_STATEMENT: _Entry(StatementOrder, self._request_statement),
+            CommandId.SETTLE: _Entry(Settlement, self._settle),
         }
 
     def invoke(self, command: int, parameters: bytes) -> bytes:
@@ -160,3 +169,17 @@ class PaymentApplication:
     def _obey_list(self, listed: BlockList) -> bytes:
         self._vault.obey(listed)
         return b""
+
+    # --- settlement
+
+    def _request_statement(self, order: StatementOrder) -> bytes:
+        return encode_message(self._clearing.statement(order.nonce))
+
+    def _settle(self, settlement: Settlement) -> bytes:
+        self._tap = None  # a tap under way would go on with what is no longer so
+        decided = self._clearing.take(settlement)
+        purse = self._vault.purse
+        more = not self._vault.is_locked and purse.acknowledged < purse.debits
+        return SettledView(
+            self._view(), tuple(DecidedDebit(one.reference, one.outcome) for one in decided), more
+        ).encode()

@@ -50,13 +50,18 @@ class Device(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Purse(Wire):
-    """The money. `currency` is an ISO 4217 number, amounts are minor units; `last_time` is the issuer's newest."""
+    """The money. `currency` is an ISO 4217 number, amounts are minor units; `last_time` is the issuer's newest.
+
+    `debits` is how many were ever made, `acknowledged` how many of them the issuer has in its books.
+    """
 
     currency: int
     balance: int
     loads: int
     no_pin_limit: int
     last_time: int
+    debits: int = 0
+    acknowledged: int = 0
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "currency" / Int16ub,
@@ -64,6 +69,8 @@ class Purse(Wire):
         "loads" / Int32ub,
         "no_pin_limit" / Int64ub,
         "last_time" / Int64ub,
+        "debits" / Int32ub,
+        "acknowledged" / Int32ub,
     )
 
 
@@ -119,6 +126,7 @@ class Transaction(Wire):
     """One transaction, kept by terminal certificate and id until the issuer has it.
 
     `order` says which came first, `started` is when (seconds since 1970). `receipt` and `signature` are empty while open.
+    `number` is that of the debit, counted from 1 without a gap; 0 for what deducted nothing.
     """
 
     terminal_hash: bytes
@@ -131,6 +139,7 @@ class Transaction(Wire):
     confirmed: bool
     receipt: bytes
     signature: bytes
+    number: int = 0
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
         "terminal_hash" / Bytes(32),
@@ -143,6 +152,7 @@ class Transaction(Wire):
         "confirmed" / Flag,
         "receipt" / Prefixed(Int16ub, GreedyBytes),
         "signature" / Prefixed(Byte, GreedyBytes),
+        "number" / Int32ub,
     )
 
     @property
@@ -150,10 +160,10 @@ class Transaction(Wire):
         """Where it is stored."""
         return transaction_key(self.terminal_hash, self.transaction_id)
 
-    def settled(self, receipt: Receipt, signature: bytes) -> Transaction:
-        """Return it with its final result."""
+    def settled(self, receipt: Receipt, signature: bytes, number: int = 0) -> Transaction:
+        """Return it with its final result; `number` is that of the debit, if it is one."""
         status = Status.APPROVED if receipt.result is Result.APPROVED else Status.REFUSED
-        return replace(self, status=status, receipt=receipt.encode(), signature=signature)
+        return replace(self, status=status, receipt=receipt.encode(), signature=signature, number=number)
 
     def cancelled(self, signature: bytes) -> Transaction:
         """Return it as one that will never be paid."""

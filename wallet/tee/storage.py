@@ -27,7 +27,7 @@ from protocol.wire import Nested, Wire
 from wallet.tee.freshness import FreshnessCounter
 
 FILE_NAME = "state.log"
-_MAGIC = b"TAPTEE\x00\x01"  # the last two bytes are the version of the format
+_MAGIC = b"TAPTEE\x00\x02"  # the last two bytes are the version of the format
 _LENGTH_BYTES = 4
 _NUMBER_BYTES = 8
 _NONCE_BYTES = 12
@@ -196,12 +196,30 @@ class SealedStorage:
 
         An error leaves the old log as it is: it is longer, not wrong.
         """
-        first = self._seal(self._number, bytes(_TAG_BYTES), _encode(self._state))
         try:
-            file = self._replace_log(_MAGIC + first)
+            self._put_in_place(self._seal(self._number, bytes(_TAG_BYTES), _encode(self._state)))
         except OSError:
             self._compacted_size = self._size  # try again when the log has grown once more
-            return
+
+    def start_anew(self, state: Mapping[bytes, bytes]) -> None:
+        """Put `state` in the place of everything, log and counter joined again: the way back from a stale storage.
+
+        StorageFailedError: nothing changed. StorageUncertainError: the process must end and start again.
+        """
+        number = max(self._number, self._counter.value) + 1
+        try:
+            self._put_in_place(self._seal(number, bytes(_TAG_BYTES), _encode(state)))
+        except OSError as error:
+            raise StorageFailedError(f"the storage cannot be written: {error.strerror}") from None
+        self._state, self._pending, self._number = dict(state), {}, number
+        try:
+            self._counter.advance(number)
+        except OSError as error:
+            raise StorageUncertainError(f"the freshness counter cannot be written: {error.strerror}") from None
+
+    def _put_in_place(self, first: bytes) -> None:
+        """Make a new log that begins with the entry `first` and put it in the old one's place; OSError changes nothing."""
+        file = self._replace_log(_MAGIC + first)
         os.close(self._file)
         self._file, self._previous = file, first[-_TAG_BYTES:]
         self._size = self._compacted_size = len(_MAGIC) + len(first)

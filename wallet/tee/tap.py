@@ -157,7 +157,9 @@ class Tap:
         consented = self._consents.covers(terminal, debit)
         result = purse.judge(debit, now, terminal, session.credential.certificate, consented=consented)
         session.debit = debit
-        paid = replace(now, balance=now.balance - debit.amount) if result is Result.APPROVED else now
+        paid = now
+        if result is Result.APPROVED:
+            paid = replace(now, balance=now.balance - debit.amount, debits=now.debits + 1)
         try:
             self._finish(session, debit, result, paid)
         except StorageFailedError:
@@ -169,7 +171,7 @@ class Tap:
             self._consents.want(terminal, debit)
 
     def _finish(self, session: _Session, debit: Debit, result: Result, paid: Purse) -> None:
-        settled = self._signed(session, debit, result)
+        settled = self._signed(session, debit, result, paid.debits if result is Result.APPROVED else 0)
         self._book.commit(settled, {PURSE: paid.encode()})
         session.transaction, session.result = settled, result
 
@@ -178,7 +180,7 @@ class Tap:
         session.transaction = self._signed(session, debit, Result.STORAGE_FAILURE)
         session.result = Result.STORAGE_FAILURE
 
-    def _signed(self, session: _Session, debit: Debit, result: Result) -> Transaction:
+    def _signed(self, session: _Session, debit: Debit, result: Result, number: int = 0) -> Transaction:
         receipt = Receipt(
             VERSION_1,
             SUITE_1,
@@ -189,7 +191,8 @@ class Tap:
             debit,
             result,
         )
-        return session.transaction.settled(receipt, signature_module.sign_receipt(session.credential, receipt))
+        signature = signature_module.sign_receipt(session.credential, receipt)
+        return session.transaction.settled(receipt, signature, number)
 
     def _confirm(self, session: _Session, confirm: Confirm) -> tuple[bytes, Transaction]:
         """End the re-presentation of a result; an id that is not known changes nothing."""
@@ -200,7 +203,7 @@ class Tap:
             if found.status is Status.OPEN:
                 raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "there is nothing to confirm")
         if found is not None and found.status is not Status.OPEN:
-            self._book.confirm(found)
+            self._book.confirm(found, self._vault.purse.acknowledged)
         return Confirmed(self._next_open(session)).encode(), found or session.transaction
 
     def _cancel(self, session: _Session, cancel: Cancel) -> tuple[bytes, Transaction]:

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from protocol.messages import NOTHING_OPEN
-from wallet.tee.state import TRANSACTION, Status, Transaction, transaction_key
+from wallet.tee.state import CREDENTIAL, TRANSACTION, Status, Transaction, transaction_key
 from wallet.tee.storage import Changes, SealedStorage
 
 READS_ALLOWED = 3
@@ -20,13 +22,19 @@ class TransactionBook:
     def __init__(self, storage: SealedStorage) -> None:
         """Read the index from storage."""
         self._storage = storage
+        self.read_again()
+
+    def read_again(self) -> None:
+        """Make the index anew from storage."""
         self._unconfirmed: dict[bytes, dict[bytes, Transaction]] = {}
         self._reads: dict[bytes, dict[bytes, int]] = {}
+        self._uses: Counter[bytes] = Counter()
         self._next_order = 0
-        for _, value in storage.items(TRANSACTION):
-            self._index(Transaction.decode(value))
+        for _, value in self._storage.items(TRANSACTION):
+            self._index(Transaction.decode(value), is_new=True)
 
-    def _index(self, transaction: Transaction) -> None:
+    def _index(self, transaction: Transaction, *, is_new: bool = False) -> None:
+        self._uses[transaction.credential_serial] += is_new
         self._next_order = max(self._next_order, transaction.order + 1)
         self._count_read(transaction)
         mine = self._unconfirmed.setdefault(transaction.terminal_hash, {})
@@ -53,20 +61,47 @@ class TransactionBook:
 
     def commit(self, transaction: Transaction, changes: Changes) -> None:
         """Put a transaction on disk together with what changes with it."""
+        is_new = self._storage.get(transaction.key) is None
         self._storage.commit({transaction.key: transaction.encode(), **changes})
-        self._index(transaction)
+        self._index(transaction, is_new=is_new)
 
     def find(self, terminal_hash: bytes, transaction_id: bytes) -> Transaction | None:
         """Return a transaction of this wallet with that terminal certificate; nobody else's can be asked for."""
         stored = self._storage.get(transaction_key(terminal_hash, transaction_id))
         return Transaction.decode(stored) if stored else None
 
-    def confirm(self, transaction: Transaction) -> None:
-        """Note that the terminal has the result. What deducted nothing is not needed any longer."""
+    def confirm(self, transaction: Transaction, acknowledged: int) -> None:
+        """Note that the terminal has the result. What the issuer need not hear of, or has heard of, goes."""
         confirmed = replace(transaction, confirmed=True)
-        keep = transaction.status is Status.APPROVED
-        self._storage.note({transaction.key: confirmed.encode() if keep else None})
+        if transaction.number > acknowledged:
+            self._storage.note({transaction.key: confirmed.encode()})
+        else:
+            self._storage.note(self._without(confirmed))
         self._index(confirmed)
+
+    def _without(self, transaction: Transaction) -> dict[bytes, bytes | None]:
+        """Return the changes that remove a transaction, and its credential when no other was made with it."""
+        if self._storage.get(transaction.key) is None:
+            return {}
+        self._uses[transaction.credential_serial] -= 1
+        changes: dict[bytes, bytes | None] = {transaction.key: None}
+        if self._uses[transaction.credential_serial] <= 0:
+            del self._uses[transaction.credential_serial]
+            changes[CREDENTIAL + transaction.credential_serial] = None
+        return changes
+
+    def debits(self) -> list[Transaction]:
+        """Return the debits that are still kept, in their order."""
+        everything = (Transaction.decode(value) for _, value in self._storage.items(TRANSACTION))
+        return sorted((one for one in everything if one.number), key=lambda one: one.number)
+
+    def forget(self, transactions: Iterable[Transaction]) -> dict[bytes, bytes | None]:
+        """Return the changes that remove settled debits; the index has done without them from now on."""
+        changes: dict[bytes, bytes | None] = {}
+        for transaction in transactions:
+            changes |= self._without(transaction)
+            self._index(replace(transaction, confirmed=True))
+        return changes
 
     def oldest_unconfirmed(self, terminal_hash: bytes, but: bytes = NOTHING_OPEN) -> bytes:
         """Return the id to be settled next with this terminal, approved ones first; zeros when there is none.

@@ -19,19 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from protocol import envelope, signing
 from protocol.certificate import Authority, CredentialCertificate, Usage, failed_checks
 from protocol.errors import Check, VerificationError
-from protocol.issuing import (
-    MAX_CREDENTIALS,
-    Anchors,
-    Application,
-    BlockList,
-    Issuance,
-    IssuedNumbers,
-    LoadRequest,
-    Voucher,
-    device_id,
-)
+from protocol.issuing import MAX_CREDENTIALS, Anchors, Application, BlockList, Issuance, IssuedNumbers
 from protocol.money import MAX_MINOR, Currency
 from protocol.secret import Secret
+from protocol.vouchers import LoadRequest, Voucher, device_id
 from protocol.wire import Wire
 from wallet.tee.contract import Origin, TeeError, TeeResult
 from wallet.tee.state import (
@@ -144,6 +135,10 @@ class Vault:
         if self._unshown is not None:
             self._unshown.pop(credential.key, None)
 
+    def forget_cache(self) -> None:
+        """Read the credentials anew: storage has changed beneath."""
+        self._unshown = None
+
     def credential(self, serial: bytes) -> Credential:
         """Return a credential that was shown, by the serial of its certificate."""
         stored = self._storage.get(CREDENTIAL + serial)
@@ -241,7 +236,10 @@ class Vault:
 
     def load(self, voucher: Voucher) -> None:
         """Add a voucher to the balance: for this device, in order, once."""
-        purse = self.purse
+        self._storage.commit({PURSE: self.with_voucher(self.purse, voucher).encode()})
+
+    def with_voucher(self, purse: Purse, voucher: Voucher) -> Purse:
+        """Return `purse` with a voucher added; VerificationError or ACCESS_DENIED for one that is not its next."""
         if not signing.is_valid(self.anchors.operations_key, voucher.signature, voucher.signature_input()):
             raise VerificationError(Check.SIGNATURE)
         fits = (voucher.device, voucher.number, voucher.currency) == (
@@ -253,8 +251,7 @@ class Vault:
             raise TeeError(
                 TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "this voucher is not the next one for this purse"
             )
-        loaded = replace(purse, balance=purse.balance + voucher.amount, loads=voucher.number)
-        self._storage.commit({PURSE: loaded.encode()})
+        return replace(purse, balance=purse.balance + voucher.amount, loads=voucher.number)
 
     def obey(self, listed: BlockList) -> None:
         """Take over a newer list of what is blocked, and its time; an older one changes nothing."""
