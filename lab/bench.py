@@ -19,7 +19,7 @@ import click
 from console.cli import run
 from console.home import Home
 from console.ui import print_json
-from lab import bench_links
+from lab import bench_links, bench_relay
 from lab.fixtures import Laboratory, Setup, set_up
 from lab.floor import Floor, Shape
 from lab.processes import WalletProcess
@@ -139,7 +139,8 @@ def _measure(home: Home, taps: int, shape: Shape, tick: Callable[[], None]) -> d
         memory = {"pos": _memory(os.getpid()), **{name: _memory(pid) for name, pid in wallet.processes.items()}}
         link.close()
         floor.close()
-    return {**_statistics(times, floors), "memory_mib": memory, "tap_ms_p50_by_link": bench_links.measure_taps(home)}
+    by_link = {"tap_ms_p50_by_link": bench_links.measure_taps(home), **bench_relay.measure_relay(home)}
+    return {**_statistics(times, floors), "memory_mib": memory, **by_link}
 
 
 def _statistics(times: list[float], floors: list[float]) -> dict[str, Any]:

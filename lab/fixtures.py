@@ -14,7 +14,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from console.home import Home, make_private
@@ -51,6 +51,7 @@ class Setup:
     cards: int = POOL_SIZE
     terminal_id: str = TERMINAL_ID
     merchant: str = MERCHANT_NAME
+    reads: int = 3
 
 
 def set_up_issuer(home: Home) -> None:
@@ -65,7 +66,7 @@ def set_up_wallet(home: Home, setup: Setup, report: Report = lambda _: None) -> 
     for folder in (home.wallet, home.wallet / DEVICE_FOLDER, home.wallet / STORAGE_FOLDER):
         make_private(folder)
     amount = Amount.parse(setup.balance, setup.currency)
-    tee = TeeSession(start_of(home.wallet, PhoneOptions()))
+    tee = TeeSession(replace(start_of(home.wallet, PhoneOptions()), reads=setup.reads))
     with IssuerLink(home.issuer_url) as issuer:
         account = Account(tee, issuer)
         account.apply(amount.currency.number, setup.cards)

@@ -106,6 +106,24 @@ def init(
     callback=_seconds,
     help="Seconds to wait for the same card when a tap was torn and its result is not known.",
 )
+@click.option(
+    "--fault",
+    metavar="FAULT",
+    help="Test the other side: tear, drop, delay, duplicate or corrupt @frame:N, @byte:N or @time:MS, as tear@frame:7.",
+)
+@click.option(
+    "--relay",
+    type=click.Choice(["off", "report", "decline"]),
+    default="report",
+    show_default=True,
+    help="What to do about a card whose answer to RELAY CHECK comes later than the link's bound.",
+)
+@click.option(
+    "--relay-bound",
+    type=click.FloatRange(0, 60_000),
+    metavar="MS",
+    help="Milliseconds beyond the modelled air time that RELAY CHECK may take. Default: by link (docs/links.md).",
+)
 @trace_option
 @common_options
 def charge(
@@ -118,6 +136,9 @@ def charge(
     name: str,
     timeout: float,
     again: float,
+    fault: str | None,
+    relay: str,
+    relay_bound: float | None,
     trace: bool,
 ) -> int:
     """Charge AMOUNT of CURRENCY (default: the terminal's) to the next card at LINK (default: the socket of this --home).
@@ -134,14 +155,24 @@ def charge(
     14 not verified, 15 terminal not accepted, 16 no card.
     """
     from console.trace import print_trace
+    from pos.relay import RelayPolicy
     from pos.terminal import Terminal, TerminalOptions
     from pos.ui import Screen, outcome_as_json
+    from protocol.transport.fault import Fault
     from protocol.transport.opening import LinkUrl
 
     if currency is not None and ":" in currency:
         currency, link = None, currency
     LinkUrl.parse(link or home.link)
-    options = TerminalOptions(_name(name), use_directory=directory, timeout=timeout, again=again)
+    options = TerminalOptions(
+        _name(name),
+        use_directory=directory,
+        timeout=timeout,
+        again=again,
+        fault=Fault.parse(fault) if fault else None,
+        relay=RelayPolicy(relay),
+        relay_bound_ms=relay_bound,
+    )
     with Terminal.open(home.path, options) as terminal:
         wanted = Amount.parse(amount, currency or terminal.currency.code)
         terminal.require_chargeable(wanted)
@@ -245,8 +276,9 @@ def settle(home: Home, as_json: bool, void_after: float, issuer: str | None) -> 
 
 
 @cli.command()
+@click.option("--last", type=click.IntRange(1), metavar="N", help="Only the newest N.")
 @common_options
-def history(home: Home, as_json: bool) -> None:
+def history(home: Home, as_json: bool, last: int | None) -> None:
     """Show every transaction of this terminal, newest last."""
     from pos import identity
     from pos.journal import Journal
@@ -254,7 +286,7 @@ def history(home: Home, as_json: bool) -> None:
 
     identity.load(home.pos)
     with Journal(home.pos, create=False) as journal:
-        records = journal.records()
+        records = journal.records(last or -1)
     if as_json:
         print_json([record_as_json(record) for record in records])
     else:

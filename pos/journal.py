@@ -173,10 +173,13 @@ class Journal(Closing):
             raise JournalFailedError(f"the journal cannot be written: {error}; make room or mend the disk") from None
         tally.count(tally.Operation.SYNC)
 
-    def records(self) -> list[Record]:
-        """Return every transaction, oldest first."""
-        rows = self._database.execute(f"SELECT {_COLUMNS} FROM transactions ORDER BY id")  # noqa: S608 - a constant
-        return [_record(row) for row in rows]
+    def records(self, newest: int = -1) -> list[Record]:
+        """Return every transaction, or the `newest` so many, oldest first."""
+        rows = self._database.execute(
+            f"SELECT {_COLUMNS} FROM transactions ORDER BY id DESC LIMIT ?",  # noqa: S608 - a constant
+            (newest,),
+        ).fetchall()
+        return [_record(row) for row in reversed(rows)]
 
     def find(self, transaction_id: bytes) -> Record | None:
         """Return a transaction by its id, None when this terminal never began it."""

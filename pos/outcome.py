@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pos.relay import RelayCheckResult
 from protocol.money import Amount
 from protocol.transport.air import BIT_RATES, activation_ms, air_time
 from protocol.transport.trace import Exchange
@@ -83,7 +84,7 @@ class Air:
 class Outcome:
     """How a transaction ended. `reason` is one clause for a person; `charged` says whether money may have moved.
 
-    `relay_ms` is the round trip of RELAY CHECK; `reference` names the transaction in the journal;
+    `relay` is how long RELAY CHECK took; `reference` names the transaction in the journal;
     `settled` names earlier ones that this tap showed to have been paid.
     """
 
@@ -94,7 +95,7 @@ class Outcome:
     reference: str = ""
     receipt_verified: bool = False
     charged: bool | None = False
-    relay_ms: float | None = None
+    relay: RelayCheckResult | None = None
     air: Air = Air()
     steps: tuple[Progress, ...] = ()
     trace: tuple[Exchange, ...] = field(default=(), repr=False)

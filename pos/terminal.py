@@ -18,11 +18,12 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pos import identity as identities
-from pos import settlement, tap_key
+from pos import relay, settlement, tap_key
 from pos.identity import Identity
 from pos.journal import Journal, JournalFailedError, Record, State
 from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
 from pos.recovery import settle_open
+from pos.relay import RelayCheckResult, RelayPolicy, scheme_of
 from pos.session import CardSession, signed
 from pos.settlement import Settled
 from pos.verifier import Trust, VerifiedCard, verify
@@ -46,6 +47,7 @@ from protocol.settlement import Verdict
 from protocol.signing import SIGNATURE_LENGTH
 from protocol.status import StatusError, StatusWord
 from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
+from protocol.transport.fault import Fault, inject
 from protocol.transport.issuer import IssuerLink
 from protocol.transport.opening import LinkUrl, open_terminal_end
 from protocol.transport.trace import Exchange, TracingLink
@@ -60,7 +62,8 @@ class TerminalOptions:
     """How a terminal behaves. `use_directory` always reads the directory first; `short` never uses extended lengths.
 
     `timeout` is how many seconds to wait for a card, `again` how many for the same card when a tap was torn so late that
-    its result is not known.
+    its result is not known. `fault` strikes once in a charge. `relay` is what to do about an answer to RELAY CHECK that takes
+    more than `relay_bound_ms` milliseconds beyond its air time (None: the bound of the link).
     """
 
     name: bytes = DEFAULT_NAME
@@ -68,6 +71,9 @@ class TerminalOptions:
     short: bool = False
     timeout: float = NO_CARD_TIMEOUT
     again: float = 0.0
+    fault: Fault | None = None
+    relay: RelayPolicy = RelayPolicy.REPORT
+    relay_bound_ms: float | None = None
 
 
 class _EndedError(Exception):
@@ -85,11 +91,12 @@ class _Transaction:
     """What is known of the transaction so far."""
 
     amount: Amount
+    scheme: str
     steps: list[Progress] = field(default_factory=list)
     card: str = ""
     reference: str = ""
     receipt_verified: bool = False
-    relay_ms: float | None = None
+    relay: RelayCheckResult | None = None
     to_receipt: int = 0
     in_progress: bytes | None = None
     settled: list[str] = field(default_factory=list)
@@ -104,7 +111,7 @@ class _Transaction:
             self.reference,
             self.receipt_verified,
             charged,
-            self.relay_ms,
+            self.relay,
             Air(lengths, self.to_receipt),
             tuple(self.steps),
             tuple(trace),
@@ -173,14 +180,14 @@ class Terminal(Closing):
         self.require_chargeable(amount)
         opened = open_terminal_end(link) if isinstance(link, str) else link
         short = self._options.short or (isinstance(link, str) and LinkUrl.parse(link).short)
+        faulty = inject(opened, self._options.fault) if self._options.fault else opened
         try:
-            return (yield from self._run(amount, TracingLink(opened), short=short))
+            return (yield from self._run(_Transaction(amount, scheme_of(link)), TracingLink(faulty), short=short))
         finally:
             if isinstance(link, str):
                 opened.close()
 
-    def _run(self, amount: Amount, link: TracingLink, *, short: bool) -> Steps:
-        known = _Transaction(amount)
+    def _run(self, known: _Transaction, link: TracingLink, *, short: bool) -> Steps:
         outcome = yield from self._one_tap(known, link, self._options.timeout, short=short)
         until = time.monotonic() + self._options.again
         while known.in_progress is not None and (left := until - time.monotonic()) > 0:
@@ -225,7 +232,7 @@ class Terminal(Closing):
         session = CardSession(link, self._activate(link, timeout), short=short)
         yield _step(known, Step.NAME_SENT, "terminal sends the application name")
         self._select(session)
-        known.relay_ms = 1000 * session.relay_check(challenge)
+        known.relay = self._check_relay(known, link, session.relay_check(challenge))
         yield _step(known, Step.CARD_ASKED, "terminal proves itself and asks for the virtual card number")
         verified = self._read_card(session, key)
         yield _step(known, Step.CARD_CHECKED, "terminal verified the signature, decrypted, checked the number")
@@ -240,6 +247,14 @@ class Terminal(Closing):
         self._pay(known, session, verified, link)
         yield _step(known, Step.PAID, "wallet deducted the amount, terminal has the receipt")
         self._confirm(session, verified.keys.transaction_id)
+
+    def _check_relay(self, known: _Transaction, link: TracingLink, seconds: float) -> RelayCheckResult:
+        lengths = link.exchanges[-1].lengths
+        checked = relay.judge(seconds, lengths, known.scheme, self._options.relay_bound_ms)
+        if checked.is_too_late and self._options.relay is RelayPolicy.DECLINE:
+            known.relay = checked
+            raise _EndedError(OutcomeKind.NOT_VERIFIED, f"{Check.RELAY.value} ({checked})")
+        return checked
 
     def _settle_open(self, known: _Transaction, session: CardSession, open_id: bytes) -> list[bytes]:
         try:

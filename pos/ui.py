@@ -13,6 +13,7 @@ from pos.journal import Record, State
 from pos.outcome import Outcome, OutcomeKind, Progress, Step
 from pos.probe import Finding
 from pos.readers import Reader
+from pos.relay import RelayCheckResult
 from pos.settlement import Settled
 from protocol.money import Amount, Currency
 from protocol.settlement import Verdict
@@ -53,6 +54,8 @@ class Screen:
         style = _STYLE.get(outcome.kind, "bold red")
         for reference in outcome.settled:
             self._console.print(f"An earlier payment of this wallet was paid: {reference[:16]}", style="bold yellow")
+        if outcome.approved and outcome.relay is not None and outcome.relay.is_too_late:
+            self._console.print(f"RELAY CHECK came late ({outcome.relay})", style="bold yellow")
         self._console.print(_headline(outcome), style=style)
         if outcome.approved:
             self._console.print(receipt(outcome, self._merchant))
@@ -96,7 +99,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "receipt_verified": outcome.receipt_verified,
         "charged": outcome.charged,
         "settled": list(outcome.settled),
-        "relay_ms": None if outcome.relay_ms is None else round(outcome.relay_ms, 3),
+        **_relay_as_json(outcome.relay),
         "apdus": len(air.lengths),
         "bytes_command": air.bytes_command,
         "bytes_response": air.bytes_response,
@@ -104,6 +107,16 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "air_ms_106": round(air.milliseconds(), 2),
         "air_ms_106_to_receipt": round(air.milliseconds_to_receipt, 2),
         "steps": [{"step": step.step.value, "text": step.text, "at": step.at} for step in outcome.steps],
+    }
+
+
+def _relay_as_json(relay: RelayCheckResult | None) -> dict[str, Any]:
+    if relay is None:
+        return {"relay_ms": None, "relay_bound_ms": None, "relay_suspected": None}
+    return {
+        "relay_ms": round(relay.round_trip_ms, 3),
+        "relay_bound_ms": relay.bound_ms,
+        "relay_suspected": relay.is_too_late,
     }
 
 

@@ -70,6 +70,7 @@ class Check(StrEnum):
     CURRENCY = "purse in another currency"
     RECEIPT = "receipt signature wrong"
     CHANNEL = "channel broken"
+    RELAY = "answer too late for a card in the field: it may be relayed"
 
 
 class VerificationError(TapLabError):

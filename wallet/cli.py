@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -67,8 +68,15 @@ def _require_wallet(home: Home) -> None:
 
 
 @cli.command()
+@click.option(
+    "--reads",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 65_535),
+    help="How many cards a terminal may see in ten minutes without asking for a payment. It stays.",
+)
 @common_options
-def init(home: Home, as_json: bool) -> None:
+def init(home: Home, as_json: bool, reads: int) -> None:
     """Make an empty wallet: its folders, its device key, its trusted world's storage."""
     from wallet.phone import DEVICE_FOLDER, STORAGE_FOLDER, PhoneOptions, start_of
     from wallet.tee.client import TeeSession
@@ -76,7 +84,7 @@ def init(home: Home, as_json: bool) -> None:
     existed = home.wallet.exists()
     for folder in (home.wallet, home.wallet / DEVICE_FOLDER, home.wallet / STORAGE_FOLDER):
         make_private(folder)
-    TeeSession(start_of(home.wallet, PhoneOptions())).close()
+    TeeSession(replace(start_of(home.wallet, PhoneOptions()), reads=reads)).close()
     if as_json:
         print_json({"wallet": str(home.wallet), "created": not existed})
     else:

@@ -12,6 +12,7 @@ from console.exit_codes import ExitCode
 from pos.cli import exit_code
 from pos.journal import Record, State
 from pos.outcome import Air, Outcome, OutcomeKind, Progress, Step
+from pos.relay import RelayCheckResult
 from pos.ui import Screen, outcome_as_json, receipt, record_as_json, record_as_text
 from protocol.money import Amount
 from protocol.transport.air import activation_ms, air_time
@@ -34,7 +35,7 @@ APPROVED = Outcome(
     reference="ab" * 16,
     receipt_verified=True,
     charged=True,
-    relay_ms=0.12345,
+    relay=RelayCheckResult(0.12345, 0.0, 10.0),
     air=Air(((22, 27), (14, 10)), 1),
     steps=(Progress(Step.NAME_SENT, "sent", 7),),
 )

@@ -14,12 +14,13 @@ import pytest
 from protocol.messages import NOTHING_OPEN
 from protocol.secret import Secret
 from wallet.tee.freshness import FreshnessCounter
-from wallet.tee.state import Status, Transaction
+from wallet.tee.state import Limits, Status, Transaction
 from wallet.tee.storage import SealedStorage
-from wallet.tee.transactions import READS_ALLOWED, READS_SECONDS, TransactionBook
+from wallet.tee.transactions import READS_SECONDS, TransactionBook
 
 _MINE, _THEIRS = b"m" * 32, b"t" * 32
 _NOW = 1_800_000_000
+READS_ALLOWED = Limits().reads
 
 
 @pytest.fixture
@@ -107,11 +108,11 @@ def test_the_index_is_the_same_when_it_is_read_from_storage_again(
 
 def test_three_reads_are_allowed_and_a_fourth_is_not(book: TransactionBook) -> None:
     for number in range(READS_ALLOWED):
-        assert book.may_read(_MINE, _NOW)
+        assert book.may_read(_MINE, _NOW, READS_ALLOWED)
         _begin(book, number)
-    assert READS_ALLOWED == 3
-    assert not book.may_read(_MINE, _NOW)
-    assert book.may_read(_THEIRS, _NOW)
+    assert READS_ALLOWED == 3  # the default
+    assert not book.may_read(_MINE, _NOW, READS_ALLOWED)
+    assert book.may_read(_THEIRS, _NOW, READS_ALLOWED)
 
 
 @pytest.mark.parametrize(("later", "allowed"), [(READS_SECONDS - 1, False), (READS_SECONDS, True)])
@@ -119,23 +120,23 @@ def test_reads_are_forgotten_after_ten_minutes(book: TransactionBook, later: int
     for number in range(READS_ALLOWED):
         _begin(book, number)
     assert READS_SECONDS == 600
-    assert book.may_read(_MINE, _NOW + later) is allowed
+    assert book.may_read(_MINE, _NOW + later, READS_ALLOWED) is allowed
 
 
 def test_cancelling_does_not_undo_a_read(book: TransactionBook) -> None:
     for number in range(READS_ALLOWED):
         book.confirm(_settle(book, _begin(book, number), Status.CANCELLED), acknowledged=0)
-    assert not book.may_read(_MINE, _NOW)
+    assert not book.may_read(_MINE, _NOW, READS_ALLOWED)
 
 
 @pytest.mark.parametrize("status", [Status.APPROVED, Status.REFUSED])
 def test_a_read_that_came_to_a_result_does_not_count(book: TransactionBook, status: Status) -> None:
     for number in range(2 * READS_ALLOWED):
         _settle(book, _begin(book, number), status)
-    assert book.may_read(_MINE, _NOW)
+    assert book.may_read(_MINE, _NOW, READS_ALLOWED)
 
 
 def test_the_reads_are_counted_across_a_restart(book: TransactionBook, storage: SealedStorage) -> None:
     for number in range(READS_ALLOWED):
         _begin(book, number)
-    assert not TransactionBook(storage).may_read(_MINE, _NOW)
+    assert not TransactionBook(storage).may_read(_MINE, _NOW, READS_ALLOWED)

@@ -39,12 +39,16 @@ class TrustedWorldBusyError(TrustedWorldRefusedError):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """How to start the TEE: the wallet's device and storage folders, and which trusted UI it has ("" for none)."""
+    """How to start the TEE: the wallet's device and storage folders, and which trusted UI it has ("" for none).
+
+    `reads` is for a new wallet: how many cards a terminal may see in ten minutes without asking for a payment.
+    """
 
     device: Path
     storage: Path
     trusted_ui: str = ""
     require_sandbox: bool = False
+    reads: int | None = None
 
     def arguments(self, channel: int, memory: int) -> list[str]:
         """Return the command line of the process; it names folders and descriptors, nothing else."""
@@ -52,6 +56,7 @@ class Start:
         options += ["--channel", str(channel), "--memory", str(memory)]
         options += ["--trusted-ui", self.trusted_ui] if self.trusted_ui else []
         options += ["--require-sandbox"] if self.require_sandbox else []
+        options += ["--reads", str(self.reads)] if self.reads is not None else []
         return [sys.executable, "-I", "-m", "wallet.tee", *options]
 
 

@@ -24,6 +24,7 @@ from wallet.tee.contract import Origin, TeeError, TeeResult
 from wallet.tee.freshness import FreshnessCounter
 from wallet.tee.internal_api import InternalApi, as_tee_error, refuse_start
 from wallet.tee.payment_ta import PaymentApplication
+from wallet.tee.state import Limits
 from wallet.tee.storage import FILE_NAME, SealedStorage
 from wallet.tee.trusted_ui import TrustedUi, open_ui
 
@@ -42,6 +43,7 @@ class Arguments:
     memory: int
     trusted_ui: str
     require_sandbox: bool
+    reads: int | None
 
 
 def _parse() -> Arguments:
@@ -55,6 +57,7 @@ def _parse() -> Arguments:
     parser.add_argument("--memory", type=int, required=True, help="descriptor of the shared memory")
     parser.add_argument("--trusted-ui", default="", help="scripted:FILE, or nothing")
     parser.add_argument("--require-sandbox", action="store_true", help="refuse to serve without every protection")
+    parser.add_argument("--reads", type=int, help="for a new wallet: cards that a terminal may see without a payment")
     return Arguments(**vars(parser.parse_args()))
 
 
@@ -82,11 +85,12 @@ def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
     ui: TrustedUi = open_ui(arguments.trusted_ui)
     counter = FreshnessCounter(storage_folder, _derive(root, Label.COUNTER_KEY))
     storage = SealedStorage(storage_folder, _derive(root, Label.STORAGE_KEY), counter)
+    limits = None if arguments.reads is None else Limits(arguments.reads)
     warm_up.use_everything_once()
     kept = (arguments.channel, lock, *counter.descriptors, *storage.descriptors, *ui.descriptors)
     lockdown = lock_down(storage_folder, kept)
     _require(lockdown, required=arguments.require_sandbox)
-    return InternalApi(arguments.channel, memory, PaymentApplication(storage, ui, lockdown))
+    return InternalApi(arguments.channel, memory, PaymentApplication(storage, ui, lockdown, limits))
 
 
 def _require(lockdown: Lockdown, *, required: bool) -> None:

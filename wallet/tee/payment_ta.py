@@ -35,6 +35,7 @@ from wallet.tee.contract import (
     TeeResult,
     WalletView,
 )
+from wallet.tee.state import Limits
 from wallet.tee.storage import SealedStorage
 from wallet.tee.tap import Tap
 from wallet.tee.transactions import TransactionBook
@@ -53,9 +54,11 @@ class _Entry:
 class PaymentApplication:
     """Entry points in GlobalPlatform's sense (TEE Internal Core API §4.3): open, invoke, close."""
 
-    def __init__(self, storage: SealedStorage, ui: TrustedUi, lockdown: Lockdown) -> None:
-        """Work on `storage`; `lockdown` is what holds this process."""
+    def __init__(self, storage: SealedStorage, ui: TrustedUi, lockdown: Lockdown, limits: Limits | None = None) -> None:
+        """Work on `storage`; `lockdown` is what holds this process, `limits` are chosen when the wallet is new."""
         self._vault = Vault(storage)
+        if limits is not None:
+            self._vault.choose_limits(limits)
         self._book = TransactionBook(storage)
         self._clearing = Clearing(storage, self._vault, self._book)
         self._consents = Consents(ui)

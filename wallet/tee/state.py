@@ -34,6 +34,7 @@ DEVICE = b"device"
 ANCHORS = b"anchors"
 PENDING = b"pending"
 BLOCK_LIST = b"list"
+LIMITS = b"limits"
 CREDENTIAL = b"cred/"
 TRANSACTION = b"txn/"
 
@@ -72,6 +73,15 @@ class Purse(Wire):
         "debits" / Int32ub,
         "acknowledged" / Int32ub,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(Wire):
+    """What the user chose at set-up: how many cards a terminal may see in ten minutes without asking for a payment."""
+
+    reads: int = 3
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("reads" / Int16ub)
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class Tap:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the nonce of this tap is used up")
         hello, t2 = self._check_terminal(request, nonce)
         terminal_hash = certificate_hash(hello.certificate)
-        if not self._book.may_read(terminal_hash, self._vault.now()):
+        if not self._book.may_read(terminal_hash, self._vault.now(), self._vault.limits.reads):
             raise TeeError(
                 TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "terminal read too many cards without a payment"
             )

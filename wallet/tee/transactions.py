@@ -12,7 +12,6 @@ from protocol.messages import NOTHING_OPEN
 from wallet.tee.state import CREDENTIAL, TRANSACTION, Status, Transaction, transaction_key
 from wallet.tee.storage import Changes, SealedStorage
 
-READS_ALLOWED = 3
 READS_SECONDS = 600
 
 
@@ -113,9 +112,9 @@ class TransactionBook:
         first = min(mine, key=lambda one: (one.status is not Status.APPROVED, one.order), default=None)
         return first.transaction_id if first else NOTHING_OPEN
 
-    def may_read(self, terminal_hash: bytes, now: int) -> bool:
-        """Tell whether a terminal may see one more credential: three in ten minutes that were not asked to pay."""
+    def may_read(self, terminal_hash: bytes, now: int, allowed: int) -> bool:
+        """Tell whether a terminal may see one more credential: `allowed` in ten minutes that were not asked to pay."""
         mine = self._reads.get(terminal_hash, {})
         for transaction_id in [one for one, started in mine.items() if now - started >= READS_SECONDS]:
             del mine[transaction_id]
-        return len(mine) < READS_ALLOWED
+        return len(mine) < allowed

@@ -30,10 +30,12 @@ from wallet.tee.state import (
     BLOCK_LIST,
     CREDENTIAL,
     DEVICE,
+    LIMITS,
     PENDING,
     PURSE,
     Credential,
     Device,
+    Limits,
     Pending,
     Purse,
     signer,
@@ -91,6 +93,16 @@ class Vault:
     def acquirer(self) -> Authority:
         """Who certifies terminals."""
         return Authority(self.anchors.acquirer_id, self.anchors.acquirer_key)
+
+    @property
+    def limits(self) -> Limits:
+        """What the user chose at set-up."""
+        return self._read(LIMITS, Limits) or Limits()
+
+    def choose_limits(self, limits: Limits) -> None:
+        """Keep what the user chose, once: nobody changes it from outside later."""
+        if self._storage.get(LIMITS) is None:
+            self._storage.commit({LIMITS: limits.encode()})
 
     @property
     def blocked_terminals(self) -> frozenset[bytes]:
