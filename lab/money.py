@@ -7,12 +7,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from console.home import Home
-from issuer.database import Database
+from issuer.database import Books, Database
 from protocol.issuing import encode_message, expect
-from protocol.settlement import IssuerNonce, NonceRequest, Statement
+from protocol.settlement import IssuerNonce, ListedDebit, NonceRequest, Statement
 from protocol.transport.issuer import IssuerLink
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import CommandId, StatementOrder, WalletView
+
+_ALL = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,28 +40,32 @@ class Money:
         return self.funded - self.found
 
 
-def count(home: Home, tee: TeeSession) -> Money:
-    """Ask the wallet's trusted world and the issuer; each debit counts once, whoever knows of it."""
+def count(home: Home, tee: TeeSession, issuer: IssuerLink) -> Money:
+    """Ask the wallet's trusted world and the issuer; each debit counts once, whoever knows of it.
+
+    A wallet that was put back counts as what the issuer will reissue.
+    """
     view = tee.invoke(CommandId.SHOW, WalletView)
-    with IssuerLink(home.issuer_url) as link:
-        nonce = expect(link.exchange(encode_message(NonceRequest(view.device))), IssuerNonce).nonce
+    nonce = expect(issuer.exchange(encode_message(NonceRequest(view.device))), IssuerNonce).nonce
     statement = expect(tee.invoke_command(CommandId.REQUEST_STATEMENT, StatementOrder(nonce)), Statement)
     database = Database(home.issuer)
     with database.transaction() as books:
-        vouchers = books.vouchers_after(view.device, view.loads, 1 << 30)
-        known = [
-            books.debit((one.credential, one.receipt.counter, one.receipt.transaction_id)) is not None
-            for one in statement.debits
-        ]
-        amounts = [one.receipt.debit.amount for one in statement.debits]
+        vouchers = [] if view.locked else books.vouchers_after(view.device, view.loads, _ALL)
+        not_listed = [one.receipt.debit.amount for one in statement.debits if not _is_counted(one, books)]
         money = Money(
             books.loaded(view.device),
             sum(one.amount for one in vouchers),
-            view.balance,
-            sum(amount for amount, is_known in zip(amounts, known, strict=True) if not is_known),
+            books.holds(view.device) if view.locked else view.balance,
+            sum(not_listed),
             books.open(view.device),
             books.paid(view.device),
             books.lost(view.device),
         )
     database.close()
     return money
+
+
+def _is_counted(listed: ListedDebit, books: Books) -> bool:
+    """Tell whether the issuer's books have a debit already: as listed, or as paid to a merchant."""
+    row = books.debit((listed.credential, listed.receipt.counter, listed.receipt.transaction_id))
+    return row is not None and (row.listed_at > 0 or row.pays_merchant)

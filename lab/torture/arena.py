@@ -164,7 +164,7 @@ class Arena(Closing):
         """Let terminal and wallet settle with the issuer, then ask everybody where the money is."""
         self.laboratory.terminal.settle(self._issuer, void_after=0.0)
         Account(self.laboratory.phone.tee, self._issuer).settle()
-        missing = money.count(self.laboratory.home, self.laboratory.phone.tee).missing
+        missing = money.count(self.laboratory.home, self.laboratory.phone.tee, self._issuer).missing
         if missing:
             self.tally.find("lost" if missing > 0 else "made", f"{name}: {missing} of all the money")
 

@@ -43,7 +43,8 @@ class _Torn:
 
     @property
     def missing(self) -> int:
-        return money.count(self.laboratory.home, self.laboratory.phone.tee).missing
+        with self.issuer() as link:
+            return money.count(self.laboratory.home, self.laboratory.phone.tee, link).missing
 
     def close(self) -> None:
         self.laboratory.close()

@@ -83,12 +83,12 @@ def test_a_terminal_that_charges_again_without_asking_is_found(tmp_path: Path, m
 def test_money_is_found_wherever_it_is(tmp_path: Path) -> None:
     with Arena(tmp_path / "home", 1) as arena:
         laboratory = arena.laboratory
-        whole = money.count(laboratory.home, laboratory.phone.tee)
+        whole = money.count(laboratory.home, laboratory.phone.tee, arena._issuer)
         assert (whole.funded, whole.in_wallets, whole.missing) == (10_000_000, 10_000_000, 0)
         laboratory.charge("10.00")
-        paid = money.count(laboratory.home, laboratory.phone.tee)
+        paid = money.count(laboratory.home, laboratory.phone.tee, arena._issuer)
         assert (paid.in_wallets, paid.not_listed, paid.open, paid.missing) == (9_999_000, 1000, 0, 0)
         arena.close_books("one payment")
-        cleared = money.count(laboratory.home, laboratory.phone.tee)
+        cleared = money.count(laboratory.home, laboratory.phone.tee, arena._issuer)
         assert (cleared.not_listed, cleared.open, cleared.paid, cleared.missing) == (0, 0, 1000, 0)
         assert Account(laboratory.phone.tee, arena._issuer).view().balance == 9_999_000
