@@ -10,12 +10,13 @@ import subprocess
 import time
 
 from protocol.closing import Closing
-from protocol.errors import MissingOnMachineError, TapLabError
+from protocol.errors import LinkUnavailableError, MissingOnMachineError
 
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
 _VPCD = ("127.0.0.1", 35963)
+SEARCHED = "/usr/sbin:/sbin"  # which few users have in their PATH
 
 
 class PcscService(Closing):
@@ -23,11 +24,11 @@ class PcscService(Closing):
 
     def __init__(self) -> None:
         """Start it and wait until vpcd listens; MissingOnMachineError names what is not installed."""
-        program = shutil.which("pcscd") or shutil.which("pcscd", path="/usr/sbin:/sbin")
+        program = shutil.which("pcscd") or shutil.which("pcscd", path=SEARCHED)
         if program is None:
             raise MissingOnMachineError("pcscd is not installed; on Debian: apt-get install pcscd vsmartcard-vpcd")
         if _vpcd_listens():
-            raise TapLabError(
+            raise LinkUnavailableError(
                 "a PC/SC service with vpcd runs already; stop it, or use its readers with pcsc: and vpcd:"
             )
         self._process = subprocess.Popen(

@@ -16,6 +16,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.end_to_end.parties import ToldLaboratory
+    from tests.pcsc.slots import Service
 
 ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
@@ -62,3 +63,20 @@ def laboratory(module_home: Path) -> Iterator[ToldLaboratory]:
 
     with ToldLaboratory(module_home) as made:
         yield made
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark every test that cannot do without the PC/SC service."""
+    if isinstance(item, pytest.Function) and "pcsc_service" in item.fixturenames:
+        item.add_marker("pcsc")
+
+
+@pytest.fixture(scope="session")
+def pcsc_service() -> Iterator[Service]:
+    """A PC/SC service with two empty slots, from the first test that needs it on; whoever stops it starts it again."""
+    from tests.pcsc.slots import Service
+
+    service = Service()
+    service.start()
+    yield service
+    service.stop()

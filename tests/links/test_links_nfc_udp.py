@@ -39,6 +39,7 @@ from protocol.money import Amount
 from protocol.transport.base import CardHandler, card_historical, contactless_atr
 from protocol.transport.isodep import Ats
 from protocol.transport.nfc import NfcLink, NfcPort
+from tests.end_to_end.test_e2e_demo import ROOT, run
 from tests.links.frames import data
 from tests.links.radio import PATIENCE, EchoCard, RawReader, Rig, raw_card, wait_until_bound
 
@@ -452,12 +453,10 @@ def test_wallet_process_pays_terminal_process_tap_after_tap(home: Path) -> None:
         wallet.wait_for("tap ended")
 
 
-def test_both_processes_restarted_pay_again(home: Path) -> None:
-    url = f"nfc:udp:127.0.0.1:{free_udp_port()}"
-    for _ in range(2):
-        with processes.WalletProcess(home, url):
-            report, code, _ = processes.charge(home, "1.00", "EUR", url)
-            assert (code, report["outcome"]) == (0, "approved")
+def test_demonstration_pays_over_nfcpys_radio(tmp_path: Path) -> None:
+    shown = run(ROOT / "scripts" / "demo", "--link", "nfcpy", "--json", scratch=tmp_path)
+    assert (shown.code, shown.json["outcome"], shown.json["link"]) == (0, "approved", "nfcpy")
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_hostile_ats_never_charges(rig: Rig, patient_terminal: Terminal) -> None:

@@ -12,12 +12,9 @@ from tests.pcsc.slots import CardInSlot, ExchangeableCard, Service
 
 
 @pytest.fixture(scope="session")
-def service() -> Iterator[Service]:
-    """A PC/SC service with two empty slots; whoever stops it starts it again."""
-    service = Service()
-    service.start()
-    yield service
-    service.stop()
+def service(pcsc_service: Service) -> Service:
+    """The PC/SC service; whoever stops it starts it again."""
+    return pcsc_service
 
 
 @pytest.fixture(autouse=True)

@@ -12,12 +12,10 @@ from time import monotonic, sleep
 from typing import Self
 
 from lab.pcscd import PcscService
-from protocol.apdu import Command, Response
+from protocol.apdu import Command
 from protocol.errors import LinkUnavailableError
-from protocol.status import StatusWord
 from protocol.transport import pcsc
 from protocol.transport.base import CardHandler, CardPort
-from protocol.transport.chaining import CardChaining
 from protocol.transport.opening import open_card_end
 
 PATIENCE = 10.0
@@ -125,16 +123,11 @@ class EchoCard:
         self.events.append("off")
 
 
-def chaining_echo() -> EchoCard:
-    """A card that sees whole commands only and answers with their data."""
-    return EchoCard(CardChaining(lambda command: Response(command.data, StatusWord.OK)).process)
-
-
 class ExchangeableCard:
     """A card that can become another one without leaving the slot, which would take a second each time."""
 
-    def __init__(self) -> None:
-        self.card: CardHandler = EchoCard()
+    def __init__(self, card: CardHandler | None = None) -> None:
+        self.card: CardHandler = card or EchoCard()
 
     def activate(self) -> None:
         self.card.activate()

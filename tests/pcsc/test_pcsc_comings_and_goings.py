@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from lab.fixtures import Laboratory
 from pos.outcome import OutcomeKind
 from pos.terminal import Terminal, TerminalOptions
 from protocol.commands import Ins
-from protocol.errors import CardRemovedError, CardSilentError, LinkUnavailableError, TransportError
+from protocol.errors import CardSilentError, LinkUnavailableError, TransportError
 from protocol.money import Amount
 from protocol.transport.base import CardLink
 from protocol.transport.opening import open_card_end, open_terminal_end
@@ -29,85 +28,6 @@ def _tap(link: CardLink, apdu: bytes = bytes(4)) -> bytes:
     answer = link.transceive(apdu)
     link.deactivate()
     return answer
-
-
-def test_no_card_is_noticed_in_the_time_given(service: Service) -> None:
-    with open_terminal_end("pcsc:") as link:
-        started = time.monotonic()
-        with pytest.raises(CardSilentError, match="no card"):
-            link.activate(0.1)
-    assert time.monotonic() - started < 2
-
-
-def test_card_is_found_after_none_was(service: Service) -> None:
-    with open_terminal_end("pcsc:") as link:
-        with pytest.raises(CardSilentError):
-            link.activate(0.05)
-        with CardInSlot(EchoCard()):
-            assert _tap(link) == bytes(4)
-            link.close()
-
-
-def test_card_that_comes_while_the_terminal_waits_is_found(service: Service) -> None:
-    found: list[bytes] = []
-    link = open_terminal_end("pcsc:")
-    waiting = threading.Thread(target=lambda: found.append(_tap(link)))
-    waiting.start()
-    with CardInSlot(EchoCard()):
-        waiting.join(PATIENCE)
-        link.close()
-    assert found == [bytes(4)]
-
-
-def test_card_taken_away_between_two_commands_is_a_removed_card(service: Service) -> None:
-    card = EchoCard()
-    with open_terminal_end(FIRST) as link:
-        with CardInSlot(card) as slot:
-            link.activate(PATIENCE)
-            link.transceive(bytes(4))
-            slot.take_out()
-            for _ in range(3):
-                with pytest.raises(CardRemovedError, match=r"left the field|no card is active"):
-                    link.transceive(bytes(5))
-        with pytest.raises(CardSilentError):
-            link.activate(0.05)
-    assert card.apdus == [bytes(4)]
-    assert card.events[-1] == "off"
-
-
-def test_card_taken_away_while_it_computes_is_a_removed_card(service: Service) -> None:
-    slots: list[CardInSlot] = []
-
-    def leave(apdu: bytes) -> bytes:
-        slots[0].port.close()
-        return apdu
-
-    with CardInSlot(EchoCard(leave)) as slot, open_terminal_end(FIRST) as link:
-        slots.append(slot)
-        link.activate(PATIENCE)
-        with pytest.raises(CardRemovedError):
-            link.transceive(bytes(4))
-
-
-def test_restarted_card_is_found_by_the_same_terminal(service: Service) -> None:
-    with open_terminal_end(FIRST) as link:
-        for number in range(2):
-            with CardInSlot(EchoCard()):
-                assert _tap(link, bytes([number]) * 4) == bytes([number]) * 4
-
-
-def test_card_restarted_within_a_tap_is_found_by_the_next(service: Service) -> None:
-    old, new = EchoCard(), EchoCard()
-    with open_terminal_end(FIRST) as link:
-        slot = CardInSlot(old)
-        link.activate(PATIENCE)
-        slot.take_out()
-        with CardInSlot(new):
-            with pytest.raises(CardRemovedError):
-                link.transceive(bytes(5))
-            assert _tap(link) == bytes(4)
-            link.close()
-    assert (old.apdus, new.apdus) == ([], [bytes(4)])
 
 
 def test_card_that_comes_back_at_once_after_a_torn_tap_is_found(service: Service) -> None:
@@ -218,34 +138,11 @@ def test_wallet_that_waits_for_an_occupied_slot_can_be_closed(service: Service) 
         link.close()
 
 
-CHARGED = {Ins.SELECT: False, Ins.RELAY_CHECK: False, Ins.GET_VIRTUAL_CARD: False, Ins.DEBIT: None, Ins.CONFIRM: True}
-
-
 @pytest.fixture
 def fresh(home: Path) -> Iterator[Laboratory]:
     """A wallet and a terminal of which no tap was torn yet; the terminal does not wait for a card to come back."""
     with Laboratory(home=home, terminal_options=TerminalOptions(timeout=PATIENCE, again=0)) as laboratory:
         yield laboratory
-
-
-@pytest.mark.parametrize("last", CHARGED)
-def test_charge_of_a_card_that_leaves_says_whether_anything_was_charged(
-    service: Service, fresh: Laboratory, last: Ins
-) -> None:
-    slots: list[CardInSlot] = []
-
-    def leave(apdu: bytes) -> None:
-        if apdu[1] == last:
-            slots[0].port.close()
-
-    before = fresh.balance
-    with CardInSlot(HookedCard(fresh.phone.card, hook=leave)) as slot:
-        slots.append(slot)
-        outcome = fresh.terminal.charge(Amount.parse("1.00", "EUR"), FIRST)
-    assert outcome.charged is CHARGED[last]
-    assert outcome.kind is (OutcomeKind.APPROVED if last is Ins.CONFIRM else OutcomeKind.TORN)
-    deducted = before.minor - fresh.balance.minor
-    assert deducted == (100 if last in (Ins.DEBIT, Ins.CONFIRM) else 0)
 
 
 def test_service_that_ends_within_a_charge_is_a_torn_tap(service: Service, fresh: Laboratory) -> None:

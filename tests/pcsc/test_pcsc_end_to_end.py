@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.commands import Finished, balance, serving, tap
+from tests.end_to_end.test_e2e_demo import ROOT, run
 from tests.pcsc.slots import FIRST, Service, wait_for_card, wait_for_no_card
 
 TAPS = 10
@@ -148,3 +149,22 @@ def test_two_wallets_in_two_readers_are_told_apart_by_the_readers_name(service: 
 def test_no_card_in_time_is_its_own_outcome(service: Service, home: Path) -> None:
     charge = tap("pos", "charge", "1.00", "EUR", "pcsc:", "--timeout", "0.1", "--json", home=home)
     assert (charge.code, charge.json["outcome"], charge.json["charged"]) == (16, "no card", False)
+
+
+def _demo(scratch: Path) -> Finished:
+    return run(ROOT / "scripts" / "demo", "--link", "pcsc", "--json", scratch=scratch)
+
+
+def test_demonstration_pays_with_a_service_of_its_own_and_leaves_none(service: Service, tmp_path: Path) -> None:
+    with service.stopped():
+        shown = _demo(tmp_path)
+        left = tap("pos", "readers", "--json", home=tmp_path)
+    assert (shown.code, shown.json["outcome"], shown.json["link"]) == (0, "approved", "pcsc")
+    assert any("PC/SC service does not run" in row["missing"] for row in left.json)
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_demonstration_beside_another_service_is_one_sentence(service: Service, tmp_path: Path) -> None:
+    shown = _demo(tmp_path)
+    assert (shown.code, shown.json["exit_code"]) == (69, 69)
+    assert "a PC/SC service with vpcd runs already; stop it" in shown.sentence
