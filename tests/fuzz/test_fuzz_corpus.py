@@ -22,7 +22,7 @@ from tests.fuzz.burst import FoundError, attempt, burst
 from tests.fuzz.targets import TARGETS, wire_classes
 
 _SEED = 20
-_BURST = 2000
+_BURST = 1000
 every_target = pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 
 
