@@ -67,6 +67,31 @@ _well_formed: st.SearchStrategy[bytes] = st.builds(
     st.sampled_from([b"", DEFAULT_NAME, DIRECTORY_NAME, bytes(8), bytes(32)]) | st.binary(max_size=300),
     st.sampled_from([None, 1, 16, SHORT_MAX_NE, MAX_NE]),
 ).map(Command.encode)
+_halves = st.builds(
+    Command,
+    st.sampled_from([0x10, 0x90]),
+    st.sampled_from(Ins),
+    st.sampled_from([0, 1, 4]),
+    st.sampled_from([0, 1]),
+    st.binary(max_size=255),
+).map(Command.encode)
+_any_bytes = st.binary(max_size=300)
+_steps = st.lists(
+    st.sampled_from(
+        [
+            "pay",
+            "pay",
+            "pay_again",
+            "confirm",
+            "settle",
+            "settle_what_is_another_terminals",
+            "say_what_is_not_encrypted",
+            "leave_without_a_word",
+        ]
+    ),
+    min_size=1,
+    max_size=6,
+)
 _begins_a_tap = st.sampled_from(
     [
         select(DEFAULT_NAME).encode(),
@@ -194,41 +219,28 @@ class CardMachine(RuleBasedStateMachine):
 
     # --- bytes of any kind
 
-    @rule(apdus=st.lists(st.binary(max_size=300) | _well_formed | _begins_a_tap, min_size=1, max_size=4))
-    def say_anything(self, apdus: list[bytes]) -> None:
+    @rule(data=st.data(), count=st.integers(1, 5))
+    def say_anything(self, data: st.DataObject, count: int) -> None:
         self._channel_is_over()
-        for apdu in apdus:
-            self.send(apdu)
+        again = st.sampled_from(self.seen[-30:])
+        for _ in range(count):
+            self.send(data.draw(_begins_a_tap | _well_formed | _halves | again | _bit_flipped(again) | _any_bytes))
 
-    @rule(data=st.data())
-    def say_something_again(self, data: st.DataObject) -> None:
-        self._channel_is_over()
-        apdu = data.draw(st.sampled_from(self.seen[-30:]))
-        if apdu and data.draw(st.booleans()):
-            apdu = flip(apdu, data.draw(st.integers(0, len(apdu) - 1)))
-        self.send(apdu)
-
-    @rule(data=st.data(), cla=st.sampled_from([0x00, 0x80]), ins=st.sampled_from(Ins))
-    def say_half_a_command(self, data: st.DataObject, cla: int, ins: Ins) -> None:
-        half = Command(cla | 0x10, ins, data.draw(st.sampled_from([0, 1, 4])), 1, data.draw(st.binary(max_size=255)))
-        self._channel_is_over()
-        assert Response.decode(self.send(half.encode())).data == b""
-
-    @rule()
-    def field_goes_off_and_on(self) -> None:
-        self._field_goes()
-
-    @rule()
-    def trusted_world_dies(self) -> None:
-        self.world.start_again()
-        self.lost_notes = True
+    @rule(dies=st.booleans())
+    def field_goes_off_and_on(self, dies: bool) -> None:
+        if dies:
+            self.world.start_again()
+            self.lost_notes = True
         self._field_goes()
 
     # --- terminals
 
-    def _approach(self, identity: Identity, *, extended: bool) -> HostileTerminal:
+    def _approach(self, identity: Identity, *, extended: bool, leaves_out_relay_check: bool = False) -> HostileTerminal:
         self._field_goes()
         terminal = HostileTerminal(CheckedField(self, extended=extended), identity)
+        if leaves_out_relay_check:
+            assert terminal.session.select(DEFAULT_NAME) is not None
+            return terminal
         with self._honest(proves=True):
             terminal.approach()
         nonce = self.card._transcript[-10:-2]
@@ -236,12 +248,22 @@ class CardMachine(RuleBasedStateMachine):
         self.nonces.add(nonce)
         return terminal
 
-    @rule(which=st.integers(0, 1), extended=st.booleans())
+    @rule(which=st.integers(0, 1), extended=st.booleans(), steps=_steps, data=st.data())
     @precondition(lambda self: self.world.view().cards_left > 1)
-    def read_card(self, which: int, extended: bool) -> None:
+    def tap(self, which: int, extended: bool, steps: list[str], data: st.DataObject) -> None:
         merchant = self.merchants[which]
-        terminal = self._approach(merchant.identity, extended=extended)
-        self._read(terminal, merchant)
+        self._read(self._approach(merchant.identity, extended=extended), merchant)
+        self._talk(steps, data)
+
+    @precondition(lambda self: self.terminal is not None)
+    @rule(steps=_steps, data=st.data())
+    def tap_goes_on(self, steps: list[str], data: st.DataObject) -> None:
+        self._talk(steps, data)
+
+    def _talk(self, steps: list[str], data: st.DataObject) -> None:
+        for step in steps:
+            if self.terminal is not None:
+                getattr(self, f"_{step}")(data)
 
     def _read(self, terminal: HostileTerminal, merchant: Merchant) -> None:
         before = self.world.view().cards_left
@@ -269,25 +291,21 @@ class CardMachine(RuleBasedStateMachine):
         approved = [one for one in waiting if one.result is Result.APPROVED]
         assert told.result is Result.APPROVED or not approved
 
-    @rule(which=st.integers(0, 1), extended=st.booleans(), position=st.integers(-64, -1) | st.integers(0, 200))
-    def read_card_with_a_bit_wrong(self, which: int, extended: bool, position: int) -> None:
-        terminal = self._approach(self.merchants[which].identity, extended=extended)
-        hello = Command(0x80, Ins.GET_VIRTUAL_CARD, 1, 1, flip(terminal.hello().encode(), position), MAX_NE)
-        assert self._refused(hello) is StatusWord.SECURITY_STATUS_NOT_SATISFIED
-
-    @rule(extended=st.booleans())
-    def stranger_asks_for_the_card(self, extended: bool) -> None:
-        terminal = self._approach(self.stranger, extended=extended)
-        hello = Command(0x80, Ins.GET_VIRTUAL_CARD, 1, 1, terminal.hello().encode(), MAX_NE)
-        assert self._refused(hello) is StatusWord.SECURITY_STATUS_NOT_SATISFIED
-
-    @rule(which=st.integers(0, 1))
-    def ask_for_the_card_without_relay_check(self, which: int) -> None:
-        self._field_goes()
-        terminal = HostileTerminal(CheckedField(self, extended=True), self.merchants[which].identity)
-        assert terminal.session.select(DEFAULT_NAME) is not None
-        hello = Command(0x80, Ins.GET_VIRTUAL_CARD, 1, 1, terminal.hello().encode(), MAX_NE)
-        assert self._refused(hello) is StatusWord.CONDITIONS_NOT_SATISFIED
+    @rule(which=st.integers(0, 2), extended=st.booleans(), position=st.none() | st.integers(-64, 200))
+    def impostor_asks_for_the_card(self, which: int, extended: bool, position: int | None) -> None:
+        """A stranger, or a terminal whose words were changed on their way, or that left something out."""
+        identity = (*self.identities[:2], self.stranger)[which]
+        is_stranger = which == 2
+        terminal = self._approach(
+            identity, extended=extended, leaves_out_relay_check=not is_stranger and position is None
+        )
+        hello = terminal.hello().encode()
+        told = hello if position is None else flip(hello, position)
+        refused = self._refused(Command(0x80, Ins.GET_VIRTUAL_CARD, 1, 1, told, MAX_NE))
+        left_out = not is_stranger and position is None
+        assert refused is (
+            StatusWord.CONDITIONS_NOT_SATISFIED if left_out else StatusWord.SECURITY_STATUS_NOT_SATISFIED
+        )
 
     def _refused(self, command: Command) -> StatusWord:
         before = self.world.view()
@@ -298,16 +316,13 @@ class CardMachine(RuleBasedStateMachine):
 
     # --- in the channel
 
-    @precondition(lambda self: self.terminal is not None)
-    @rule(amount=_amounts, currency=st.sampled_from([EURO, EURO, EURO, DOLLAR]))
-    def debit(self, amount: int, currency: int) -> None:
-        self._debit(Debit(amount, currency, date(2026, 7, 15), time(12, 0)))
+    def _pay(self, data: st.DataObject) -> None:
+        currency = data.draw(st.sampled_from([EURO, EURO, EURO, EURO, DOLLAR]))
+        self._debit(Debit(data.draw(_amounts), currency, date(2026, 7, 15), time(12, 0)))
 
-    @precondition(lambda self: self.terminal is not None and self.debited is not None)
-    @rule()
-    def debit_again(self) -> None:
-        assert self.debited is not None
-        self._debit(self.debited[0])
+    def _pay_again(self, _: st.DataObject) -> None:
+        if self.debited is not None:
+            self._debit(self.debited[0])
 
     def _debit(self, debit: Debit) -> None:
         assert self.terminal is not None
@@ -331,9 +346,7 @@ class CardMachine(RuleBasedStateMachine):
         current.result, current.receipt, current.signature = answer.result, receipt, answer.signature
         self.debited = debit, answer.signature
 
-    @precondition(lambda self: self.terminal is not None)
-    @rule()
-    def confirm(self) -> None:
+    def _confirm(self, _: st.DataObject | None = None) -> None:
         assert self.terminal is not None
         assert self.merchant is not None
         assert self.current is not None
@@ -348,14 +361,13 @@ class CardMachine(RuleBasedStateMachine):
         self.current.confirmed = True
         self._wallet_says_what_is_open(self.merchant, answer.open_id)
 
-    @precondition(lambda self: self.terminal is not None)
-    @rule(data=st.data(), confirms=st.booleans())
-    def settle_an_earlier_one(self, data: st.DataObject, confirms: bool) -> None:
+    def _settle(self, data: st.DataObject) -> None:
+        """Cancel one of this terminal's transactions, this session's own one included, and perhaps confirm it."""
         assert self.terminal is not None
         assert self.merchant is not None
-        known = data.draw(st.sampled_from(sorted(self.merchant.reads)))
+        known = data.draw(st.sampled_from(list(self.merchant.reads)))
         self._cancel(self.merchant.reads[known])
-        if confirms:
+        if data.draw(st.booleans()):
             with self._honest():
                 self.terminal.session.confirm(known)
             self.merchant.reads[known].confirmed = True
@@ -374,22 +386,21 @@ class CardMachine(RuleBasedStateMachine):
         signed = receipt.cancellation() if answer.result is Result.CANCELLED else receipt
         assert signed.is_signed_by(key, answer.signature)
 
-    @precondition(lambda self: self.terminal is not None)
-    @rule(which=st.integers(0, 1), made_up=st.binary(min_size=16, max_size=16))
-    def settle_what_is_another_terminals(self, which: int, made_up: bytes) -> None:
+    def _settle_what_is_another_terminals(self, data: st.DataObject) -> None:
         assert self.terminal is not None
-        other = self.merchants[which]
-        ids = [] if other is self.merchant else list(other.reads)
+        made_up = data.draw(st.binary(min_size=16, max_size=16))
+        others = [one for other in self.merchants if other is not self.merchant for one in other.reads]
         with self._honest():
-            assert self.terminal.session.cancel((ids or [made_up])[-1]).result is Result.UNKNOWN
+            assert self.terminal.session.cancel((others or [made_up])[-1]).result is Result.UNKNOWN
 
-    @precondition(lambda self: self.terminal is not None)
-    @rule(ins=st.sampled_from(_IN_CHANNEL), data=st.binary(max_size=60))
-    def say_in_channel_what_is_not_encrypted(self, ins: Ins, data: bytes) -> None:
+    def _say_what_is_not_encrypted(self, data: st.DataObject) -> None:
         self._channel_is_over()
-        first = self._refused(Command(0x80, ins, 0, 0, data, SHORT_MAX_NE))
-        assert first in (StatusWord.SECURITY_STATUS_NOT_SATISFIED, StatusWord.CONDITIONS_NOT_SATISFIED)
-        assert self._refused(Command(0x80, ins, 0, 0, data, SHORT_MAX_NE)) is StatusWord.CONDITIONS_NOT_SATISFIED
+        plain = Command(0x80, data.draw(st.sampled_from(_IN_CHANNEL)), 0, 0, data.draw(st.binary(max_size=60)), 256)
+        assert self._refused(plain) is StatusWord.SECURITY_STATUS_NOT_SATISFIED
+        assert self._refused(plain) is StatusWord.CONDITIONS_NOT_SATISFIED
+
+    def _leave_without_a_word(self, _: st.DataObject) -> None:
+        self._field_goes()
 
     # --- what holds after every step
 
@@ -419,8 +430,14 @@ class CardMachine(RuleBasedStateMachine):
         assert self.current is not None
         self._debit(Debit(1, EURO, date(2026, 7, 15), time(12, 0)))
         assert self.current.result is (Result.APPROVED if self.balance or self.debited else Result.INSUFFICIENT_FUNDS)
-        self.confirm()
+        self._confirm()
         self.only_an_approved_debit_changes_the_balance()
+
+
+@st.composite
+def _bit_flipped(draw: st.DrawFn, apdus: st.SearchStrategy[bytes]) -> bytes:
+    apdu = draw(apdus.filter(len))
+    return flip(apdu, draw(st.integers(0, len(apdu) - 1)))
 
 
 def _answer_or_status(ask: Callable[[], Answer]) -> Answer | StatusWord:
