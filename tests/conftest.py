@@ -65,6 +65,32 @@ def laboratory(module_home: Path) -> Iterator[ToldLaboratory]:
         yield made
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Select tests by what they attack, which `-m` cannot: it does not see a mark's arguments."""
+    parser.addoption(
+        "--attack",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="Only attacks of this id or group: F1, F (repeatable).",
+    )
+
+
+def attacks_of(item: pytest.Item) -> set[str]:
+    """Return the ids of the attacks that a test performs."""
+    return {mark.args[0] for mark in item.iter_markers("attack")}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the attacks that were asked for, if any were."""
+    wanted = tuple(config.getoption("--attack"))
+    if not wanted:
+        return
+    kept = [item for item in items if any(one.startswith(wanted) for one in attacks_of(item))]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark every test that cannot do without the PC/SC service."""
     if isinstance(item, pytest.Function) and "pcsc_service" in item.fixturenames:

@@ -80,6 +80,8 @@ UNTAGGED: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.attack("B8")
+@pytest.mark.attack("M7")
 @pytest.mark.parametrize("what", UNTAGGED)
 def test_an_answer_without_a_valid_tag_is_neither_refusal_nor_approval(
     laboratory: ToldLaboratory, tmp_path: Path, what: str
@@ -91,6 +93,7 @@ def test_an_answer_without_a_valid_tag_is_neither_refusal_nor_approval(
     assert before.minor - laboratory.balance.minor == 100  # it was, and the record is there to settle it
 
 
+@pytest.mark.attack("B5")
 def test_a_change_at_any_byte_of_the_answer_is_not_known(laboratory: ToldLaboratory, tmp_path: Path) -> None:
     believed = []
     for position in range(ANSWER_LENGTH):
@@ -110,6 +113,7 @@ def test_the_wallets_user_sees_that_it_is_not_confirmed(laboratory: ToldLaborato
     assert laboratory.history()[-1].what == "deducted, not confirmed"
 
 
+@pytest.mark.attack("T2")
 @pytest.mark.parametrize("edit", [lambda _: OK, lambda _: REFUSED, lambda data: flip(data, 0), lambda _: b""])
 def test_a_confirmation_that_is_lost_leaves_it_approved(
     laboratory: ToldLaboratory, tmp_path: Path, edit: Callable[[bytes], bytes]
@@ -141,6 +145,7 @@ RECEIPTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.attack("B5")
 @pytest.mark.parametrize("what", RECEIPTS)
 def test_a_receipt_that_does_not_fit_is_never_an_approval(
     laboratory: ToldLaboratory, tmp_path: Path, what: str
@@ -163,6 +168,7 @@ def test_a_signed_refusal_is_final(laboratory: ToldLaboratory, tmp_path: Path, r
 # --- what a terminal may not do with DEBIT
 
 
+@pytest.mark.attack("F4")
 def test_the_same_debit_bytes_twice_pay_once_and_end_the_session(laboratory: ToldLaboratory) -> None:
     before = laboratory.balance
     terminal, link = hostile(laboratory)
@@ -172,6 +178,7 @@ def test_the_same_debit_bytes_twice_pay_once_and_end_the_session(laboratory: Tol
     assert before.minor - laboratory.balance.minor == 100
 
 
+@pytest.mark.attack("F4")
 def test_the_same_debit_under_the_next_number_brings_the_same_receipt(laboratory: ToldLaboratory) -> None:
     before = laboratory.balance
     terminal, _ = hostile(laboratory)
@@ -179,6 +186,7 @@ def test_the_same_debit_under_the_next_number_brings_the_same_receipt(laboratory
     assert before.minor - laboratory.balance.minor == 100
 
 
+@pytest.mark.attack("F4")
 @pytest.mark.parametrize("other", [replace(DEBIT, amount=200), replace(DEBIT, time=time(3, 4, 6))])
 def test_another_debit_in_the_same_session_is_refused(laboratory: ToldLaboratory, other: Debit) -> None:
     before = laboratory.balance
@@ -190,6 +198,7 @@ def test_another_debit_in_the_same_session_is_refused(laboratory: ToldLaboratory
     assert before.minor - laboratory.balance.minor == 100
 
 
+@pytest.mark.attack("F4")
 def test_a_recorded_debit_is_worth_nothing_in_the_next_session(laboratory: ToldLaboratory) -> None:
     terminal, link = hostile(laboratory)
     terminal.session.debit(DEBIT)
@@ -203,6 +212,7 @@ def test_a_recorded_debit_is_worth_nothing_in_the_next_session(laboratory: ToldL
     assert laboratory.balance == before
 
 
+@pytest.mark.attack("B2")
 @pytest.mark.parametrize("position", [5, 12, 18, 19, 34])
 def test_a_debit_changed_on_the_way_deducts_nothing(laboratory: ToldLaboratory, position: int) -> None:
     before = laboratory.balance
@@ -214,6 +224,7 @@ def test_a_debit_changed_on_the_way_deducts_nothing(laboratory: ToldLaboratory, 
     assert laboratory.balance == before
 
 
+@pytest.mark.attack("B2")
 def test_a_debit_cannot_travel_as_another_command(laboratory: ToldLaboratory) -> None:
     before = laboratory.balance
     terminal, link = hostile(laboratory)
@@ -263,11 +274,13 @@ def refused_with(laboratory: ToldLaboratory, debit: Debit, **changes: Any) -> Re
     return result.result
 
 
+@pytest.mark.attack("B7")
 def test_a_foreign_currency_in_the_request_deducts_nothing(laboratory: ToldLaboratory) -> None:
     assert refused_with(laboratory, replace(DEBIT, currency=840)) is Result.CURRENCY_NOT_SUPPORTED
     assert laboratory.history()[-1].what == "declined: currency not supported"
 
 
+@pytest.mark.attack("B7")
 def test_a_terminal_of_a_foreign_currency_deducts_nothing(laboratory: ToldLaboratory) -> None:
     dollars = {"merchant": Merchant("Dollar Store", 5999, 840)}
     assert refused_with(laboratory, replace(DEBIT, currency=840), **dollars) is Result.CURRENCY_NOT_SUPPORTED
@@ -299,6 +312,7 @@ def test_more_than_the_credential_may_claim_deducts_nothing(laboratory: ToldLabo
     assert refused_with(laboratory, replace(DEBIT, amount=100_001)) is Result.OVER_LIMIT
 
 
+@pytest.mark.attack("V2")
 def test_above_the_limit_without_consent_deducts_nothing(laboratory: ToldLaboratory) -> None:
     assert refused_with(laboratory, replace(DEBIT, amount=5_001)) is Result.SEE_PHONE
 
@@ -332,6 +346,7 @@ def test_the_receipt_of_a_refusal_is_signed_too(laboratory: ToldLaboratory) -> N
     assert not replace(receipt, result=Result.APPROVED).is_signed_by(verified.credential.public_key, answer.signature)
 
 
+@pytest.mark.attack("M6")
 def test_an_id_that_this_wallet_never_derived_is_confirmed_without_effect(laboratory: ToldLaboratory) -> None:
     terminal, link = hostile(laboratory)
     terminal.session.debit(DEBIT)

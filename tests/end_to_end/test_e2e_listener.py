@@ -49,11 +49,13 @@ def test_the_listener_hears_the_whole_tap(tap: tuple[bytes, HostileTerminal, dic
     assert terminal.key.public_key().public_bytes_raw() in heard
 
 
+@pytest.mark.attack("N1")
 def test_the_listener_hears_no_secret_and_no_number(tap: tuple[bytes, HostileTerminal, dict[str, bytes]]) -> None:
     heard, _, secrets = tap
     assert [name for name, value in secrets.items() if value in heard] == []
 
 
+@pytest.mark.attack("N1")
 def test_the_listener_hears_no_amount(tap: tuple[bytes, HostileTerminal, dict[str, bytes]]) -> None:
     heard, _, _ = tap
     forms = [
@@ -69,6 +71,7 @@ def test_the_listener_hears_no_amount(tap: tuple[bytes, HostileTerminal, dict[st
     assert [form.hex() for form in forms if form in heard] == []
 
 
+@pytest.mark.attack("N1")
 def test_the_length_of_a_tap_does_not_tell_the_amount(laboratory: ToldLaboratory) -> None:
     lengths = set()
     for amount in (1, 999, 4_999, 999_999):

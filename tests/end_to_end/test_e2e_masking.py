@@ -70,11 +70,13 @@ def test_the_commands_said_a_lot(outputs: str, numbers: list[str]) -> None:
     assert sum(text in outputs for text in masked) > 10
 
 
+@pytest.mark.attack("N2")
 def test_no_output_holds_a_card_number(outputs: str, numbers: list[str]) -> None:
     packed = "".join(outputs.split())
     assert [number for number in numbers if number in packed or number[6:] in packed] == []
 
 
+@pytest.mark.attack("I5")
 def test_no_output_holds_a_key(used_home: Path, outputs: str) -> None:
     packed = "".join(outputs.split()).lower()
     for name in KEY_FILES:
@@ -86,6 +88,7 @@ def test_no_output_holds_a_key(used_home: Path, outputs: str) -> None:
         assert repr(key)[2:-1].lower() not in packed
 
 
+@pytest.mark.attack("N2")
 def test_no_file_of_wallet_or_terminal_holds_a_card_number_in_clear(used_home: Path, numbers: list[str]) -> None:
     tap("pos", "history", home=used_home)
     (used_home / "pos" / "blocklist").unlink()  # the list of blocked numbers is what a terminal needs them for

@@ -89,6 +89,7 @@ def shop(laboratory: Laboratory, tmp_path: Path) -> Shop:
     return Shop(laboratory, tmp_path, terminal_like(laboratory.home.path))
 
 
+@pytest.mark.attack("T2")
 def test_a_receipt_that_was_lost_is_fetched_by_the_same_charge(shop: Shop) -> None:
     outcome, sent, paid = shop.charge([(Ins.DEBIT, "answer")], again=5.0)
     assert (outcome.kind, outcome.receipt_verified, paid) == (OutcomeKind.APPROVED, True, 100)
@@ -103,6 +104,7 @@ def test_a_debit_that_never_arrived_is_cancelled_and_paid_in_the_same_charge(sho
     assert shop.states == [State.CANCELLED, State.APPROVED]
 
 
+@pytest.mark.attack("T2")
 @pytest.mark.parametrize("lost", [Ins.CANCEL, Ins.CONFIRM])
 @pytest.mark.parametrize("part", ["command", "answer"])
 @pytest.mark.parametrize("first", ["command", "answer"])
@@ -122,6 +124,7 @@ def test_the_next_charge_settles_an_earlier_one_and_says_so(shop: Shop) -> None:
     assert shop.states == [State.APPROVED, State.APPROVED]
 
 
+@pytest.mark.attack("T3")
 def test_another_card_does_not_inherit_a_charge(shop: Shop, tmp_path: Path) -> None:
     link = TornLink(MemoryLink(str(shop.laboratory.home.path)), [(Ins.DEBIT, "answer")])
     with Laboratory(home=tmp_path / "other") as other:
@@ -142,6 +145,7 @@ def test_another_card_does_not_inherit_a_charge(shop: Shop, tmp_path: Path) -> N
         assert other.balance == before
 
 
+@pytest.mark.attack("M6")
 def test_a_terminal_cannot_cancel_what_belongs_to_another(shop: Shop, laboratory: Laboratory, tmp_path: Path) -> None:
     torn, _, _ = shop.charge([(Ins.DEBIT, "answer")])
     elsewhere = Shop(laboratory, tmp_path / "elsewhere", terminal_like(laboratory.home.path))

@@ -58,6 +58,7 @@ def answer_lost(laboratory: ToldLaboratory, apdu: int) -> CardLink:
     return inject(card_link(laboratory), Fault.parse(f"tear@frame:{2 * apdu}"))
 
 
+@pytest.mark.attack("T1")
 @pytest.mark.parametrize("apdu", EVERY_APDU)
 def test_a_card_removed_before_an_apdu(laboratory: ToldLaboratory, tmp_path: Path, apdu: int) -> None:
     outcome, records, deducted = tear(laboratory, tmp_path, removed_before(laboratory, apdu))
@@ -70,6 +71,7 @@ def test_a_card_removed_before_an_apdu(laboratory: ToldLaboratory, tmp_path: Pat
     assert not any(one.confirmed for one in records)
 
 
+@pytest.mark.attack("T1")
 @pytest.mark.parametrize("apdu", EVERY_APDU)
 def test_a_card_removed_before_its_answer_arrives(laboratory: ToldLaboratory, tmp_path: Path, apdu: int) -> None:
     outcome, records, deducted = tear(laboratory, tmp_path, answer_lost(laboratory, apdu))
@@ -113,6 +115,7 @@ def test_a_torn_tap_spends_its_card(laboratory: ToldLaboratory, tmp_path: Path) 
     assert torn.reference != again.reference
 
 
+@pytest.mark.attack("T4")
 @pytest.mark.parametrize("step", [Ins.SELECT, Ins.RELAY_CHECK, Ins.GET_VIRTUAL_CARD, Ins.DEBIT, Ins.CONFIRM])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_trusted_world_killed_at_any_step(laboratory: ToldLaboratory, tmp_path: Path, step: Ins, when: str) -> None:

@@ -94,6 +94,7 @@ CASES: dict[str, tuple[Callable[[Path], Identity], Check]] = {
 }
 
 
+@pytest.mark.attack("B6")
 @pytest.mark.parametrize("case", CASES)
 def test_the_wallet_finds_it_and_the_air_shows_nothing_but_6982(
     laboratory: ToldLaboratory, tmp_path: Path, case: str
@@ -111,6 +112,7 @@ def test_the_wallet_finds_it_and_the_air_shows_nothing_but_6982(
         assert journal.records() == []
 
 
+@pytest.mark.attack("B6")
 def test_a_change_at_any_byte_of_the_request_is_refused(laboratory: ToldLaboratory) -> None:
     before = state(laboratory)
     terminal = hostile(laboratory)
@@ -141,6 +143,7 @@ def test_nothing_may_follow_the_request(laboratory: ToldLaboratory) -> None:
     assert terminal.link.transceive(command.with_data(command.data + b"\0").encode()) == REFUSED
 
 
+@pytest.mark.attack("B6")
 def test_a_credential_cannot_act_as_a_terminal(laboratory: ToldLaboratory) -> None:
     terminal = hostile(laboratory)
     command = request(terminal)
@@ -150,6 +153,7 @@ def test_a_credential_cannot_act_as_a_terminal(laboratory: ToldLaboratory) -> No
     assert laboratory.history()[-1].reason == Check.CERTIFICATE_FORMAT.value
 
 
+@pytest.mark.attack("F1")
 def test_a_recorded_request_is_refused_in_another_tap(laboratory: ToldLaboratory, tmp_path: Path) -> None:
     outcome, link = charge(laboratory, terminal_like(laboratory.home.path), tmp_path)
     assert outcome.approved
@@ -163,6 +167,7 @@ def test_a_recorded_request_is_refused_in_another_tap(laboratory: ToldLaboratory
     assert laboratory.history()[-1].reason == Check.SIGNATURE.value
 
 
+@pytest.mark.attack("F1")
 def test_a_recorded_request_is_refused_after_an_honest_approach(laboratory: ToldLaboratory) -> None:
     terminal = hostile(laboratory)
     recorded = request(terminal).encode()
@@ -172,6 +177,7 @@ def test_a_recorded_request_is_refused_after_an_honest_approach(laboratory: Told
     assert laboratory.history()[-1].reason == Check.SIGNATURE.value
 
 
+@pytest.mark.attack("B1")
 def test_a_request_made_for_another_wallet_is_refused(laboratory: ToldLaboratory) -> None:
     """What an honest terminal says to one tap is worth nothing in a tap that goes on elsewhere at the same time."""
     first = hostile(laboratory)
@@ -180,6 +186,7 @@ def test_a_request_made_for_another_wallet_is_refused(laboratory: ToldLaboratory
     assert second.link.transceive(made_for_first) == REFUSED
 
 
+@pytest.mark.attack("F1")
 def test_a_nonce_is_used_up_by_a_bad_request(laboratory: ToldLaboratory) -> None:
     before = state(laboratory)
     terminal = hostile(laboratory)
@@ -207,6 +214,7 @@ def test_relay_check_is_done_once_before_the_request(laboratory: ToldLaboratory,
         assert terminal.link.transceive(request(terminal).encode()) == NOT_SATISFIED
 
 
+@pytest.mark.attack("B4")
 @pytest.mark.parametrize(("version", "suite"), [(2, SUITE_1), (0, SUITE_1), (VERSION_1, 2), (VERSION_1, 0)])
 def test_a_version_or_suite_that_was_not_offered_is_refused(
     laboratory: ToldLaboratory, version: int, suite: int
@@ -230,6 +238,7 @@ def test_a_tap_key_that_hides_nothing_brings_no_card(laboratory: ToldLaboratory,
     assert state(laboratory) == before
 
 
+@pytest.mark.attack("N3")
 def test_a_terminal_that_has_not_proved_itself_learns_the_offer_and_a_nonce(laboratory: ToldLaboratory) -> None:
     link = link_to(laboratory.phone.card)
     link.activate(1.0)
@@ -241,6 +250,7 @@ def test_a_terminal_that_has_not_proved_itself_learns_the_offer_and_a_nonce(labo
         assert link.transceive(bytes([0x80, ins, 0, 0])) == NOT_SATISFIED
 
 
+@pytest.mark.attack("M8")
 def test_a_terminal_that_only_reads_is_told_to_wait(laboratory: ToldLaboratory, tmp_path: Path) -> None:
     identity = terminal_like(laboratory.home.path)
     for _ in range(3):

@@ -97,6 +97,7 @@ CASES: dict[str, tuple[Callable[[Path], SoftWallet], Check]] = {
 }
 
 
+@pytest.mark.attack("V1")
 @pytest.mark.parametrize("case", CASES)
 def test_the_terminal_says_what_it_found_and_asks_for_no_payment(
     laboratory: Laboratory, tmp_path: Path, case: str
@@ -112,6 +113,7 @@ def test_the_software_wallet_of_these_tests_is_otherwise_believed(laboratory: La
     assert outcome.approved
 
 
+@pytest.mark.attack("B6")
 def test_a_terminal_cannot_act_as_a_card(laboratory: Laboratory, tmp_path: Path) -> None:
     certificate = terminal_like(laboratory.home.path).certificate.encode()
     wallet = SoftWallet(laboratory.home.path, edit_answer=lambda data: data[:CERTIFICATE_AT] + certificate)
@@ -138,6 +140,7 @@ EDITS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.attack("B6")
 @pytest.mark.parametrize("place", EDITS)
 def test_an_edited_answer_of_the_real_wallet_is_not_believed(
     laboratory: Laboratory, tmp_path: Path, place: str
@@ -151,6 +154,7 @@ def test_an_edited_answer_of_the_real_wallet_is_not_believed(
     assert laboratory.balance == before
 
 
+@pytest.mark.attack("B3")
 @pytest.mark.parametrize(
     ("ins", "edit"),
     [
@@ -170,6 +174,7 @@ def test_what_was_changed_on_the_way_before_the_card_leads_to_no_payment(
     assert laboratory.balance == before
 
 
+@pytest.mark.attack("B4")
 def test_versions_cut_down_on_the_way_lead_to_no_payment(laboratory: Laboratory, tmp_path: Path) -> None:
     longer = ApplicationFci(DEFAULT_NAME, (1, 2), (1,)).encode() + OK
     card = EditingCard(laboratory.phone.card, Ins.SELECT, lambda _: longer)
@@ -178,6 +183,7 @@ def test_versions_cut_down_on_the_way_lead_to_no_payment(laboratory: Laboratory,
     assert Ins.DEBIT not in sent
 
 
+@pytest.mark.attack("F2")
 def test_a_recorded_answer_is_not_believed_in_another_tap(laboratory: Laboratory, tmp_path: Path) -> None:
     identity, (first, second) = terminal_like(laboratory.home.path), (tmp_path / "1", tmp_path / "2")
     first.mkdir()
@@ -192,6 +198,7 @@ def test_a_recorded_answer_is_not_believed_in_another_tap(laboratory: Laboratory
     assert laboratory.balance == before
 
 
+@pytest.mark.attack("F2")
 def test_a_whole_recorded_tap_is_not_believed(laboratory: Laboratory, tmp_path: Path) -> None:
     identity, (first, second) = terminal_like(laboratory.home.path), (tmp_path / "1", tmp_path / "2")
     first.mkdir()
@@ -203,6 +210,7 @@ def test_a_whole_recorded_tap_is_not_believed(laboratory: Laboratory, tmp_path: 
     assert (outcome.kind, outcome.reason) == (OutcomeKind.NOT_VERIFIED, Check.SIGNATURE.value)
 
 
+@pytest.mark.attack("B1")
 def test_an_answer_for_one_terminal_is_not_believed_by_another(laboratory: Laboratory, tmp_path: Path) -> None:
     """Terminal X is tapped by the victim; what the wallet says to X is shown to terminal Y."""
     answers: list[bytes] = []

@@ -61,6 +61,7 @@ def test_block_has_the_standards_bytes_both_ways(block: Block, encoded: str) -> 
 _PCBS = {0x02, 0x03, 0x12, 0x13, 0xA2, 0xA3, 0xB2, 0xB3, 0xC2}
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("high", range(16))
 def test_block_with_a_reserved_pcb_or_cid_or_nad_is_refused(high: int) -> None:  # P3
     for pcb in {high << 4 | low for low in range(16)} - _PCBS:
@@ -267,6 +268,7 @@ def test_card_forgets_the_rest_of_an_answer_when_a_new_command_comes() -> None:
     assert half.answer(b"\x90\x00").send == bytes.fromhex("03 9000")
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("frame", ["06 00", "0a 00 00", "0e 00 00 00", "a6", "aa 00", "ba 00", "ca 00", "fa 00 01", "42",
                                    "d0 11 00", "ff", "26", "00", "01", "a0", "b0", "c0", "f0 01", "32 00", None,
                                    ""])  # fmt: skip
@@ -277,6 +279,7 @@ def test_card_says_nothing_to_what_is_no_block_for_it(frame: str | None) -> None
     assert swapped(half, "02 01").deliver == b"\x01"
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("length", [255, 256, 257, 4096, 1 << 20])
 def test_card_says_nothing_to_an_oversized_frame(length: int) -> None:  # P3
     half = active_card()
@@ -284,6 +287,7 @@ def test_card_says_nothing_to_an_oversized_frame(length: int) -> None:  # P3
     assert half.receive(b"\x02" + bytes(253)).deliver == bytes(253)
 
 
+@pytest.mark.attack("P3")
 def test_card_answers_a_storm_of_naks_with_the_same_block() -> None:  # P3
     half = active_card()
     swapped(half, "02 01")
@@ -450,6 +454,7 @@ def test_reader_waits_as_long_as_it_granted(multiplier: int) -> None:
     assert dialogue.send(None) == Send(b"\xb2", 1)
 
 
+@pytest.mark.attack("R3")
 @pytest.mark.parametrize("multiplier", [1, 10, MAX_WTXM])
 def test_reader_ends_an_endless_request_for_time_within_its_budget(multiplier: int) -> None:  # R3
     waits: list[int] = []
@@ -488,6 +493,7 @@ def test_reader_ends_an_answer_without_end(piece: int) -> None:  # P2
     assert len(taken) <= MAX_APDU // piece + 2
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("length", [255, 256, 300, 4096])
 @pytest.mark.parametrize("pcb", [0x02, 0x12])
 def test_reader_takes_no_oversized_frame(length: int, pcb: int) -> None:  # P3

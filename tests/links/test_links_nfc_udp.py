@@ -266,6 +266,7 @@ def test_card_that_never_answers_rats_ends_in_an_error_in_a_bounded_time(rig: Ri
         assert time.monotonic() - started < 4
 
 
+@pytest.mark.attack("R3")
 def test_card_that_asks_for_time_without_end_is_given_up(rig: Rig) -> None:  # R3
     with raw_card(rig.port, lambda frame: b"106A 0578007000" if frame[0] == 0xE0 else b"106A f23b"):
         rig.link.activate(PATIENCE)
@@ -303,6 +304,7 @@ def test_garbage_in_place_of_a_card_is_no_card(rig: Rig, garbage: bytes) -> None
         rig.link.activate(timeout=0.2)
 
 
+@pytest.mark.attack("P3")
 def test_card_lives_through_garbage(rig: Rig) -> None:  # P3
     card = EchoCard()
     rig.lay(card)

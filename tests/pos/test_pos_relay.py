@@ -40,6 +40,7 @@ def test_every_link_has_a_bound(scheme: str) -> None:
     assert 0 < relay.judge(0.0, LENGTHS, scheme, None).bound_ms <= 30
 
 
+@pytest.mark.attack("R1")
 @pytest.mark.parametrize(
     ("policy", "kind"),
     [

@@ -34,6 +34,7 @@ def made(secret: Secret, number: int) -> tuple[bytes, bytes]:
     return key.public_key().public_bytes_raw(), challenge
 
 
+@pytest.mark.attack("F3")
 def test_a_repeating_random_generator_still_gives_a_new_key_for_each_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "urandom", repeat)
     taps = [made(SECRET, number) for number in range(100)]
@@ -54,6 +55,7 @@ def test_key_and_challenge_have_their_lengths() -> None:
     assert (len(key), len(challenge)) == (32, 8)
 
 
+@pytest.mark.attack("F3")
 def test_a_terminal_with_a_repeating_random_generator_repeats_nothing_on_the_air(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

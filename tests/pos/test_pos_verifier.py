@@ -82,6 +82,7 @@ def test_two_answers_never_share_channel_keys() -> None:
     assert first.keys.transaction_id != second.keys.transaction_id
 
 
+@pytest.mark.attack("B6")
 @pytest.mark.parametrize(
     ("change", "check"),
     [
@@ -139,6 +140,7 @@ def test_a_plaintext_of_another_length_is_refused_unopened(plaintext: bytes) -> 
     assert judged(answer(plaintext=plaintext)) == (Check.CERTIFICATE_FORMAT, 0)
 
 
+@pytest.mark.attack("B6")
 def test_a_change_at_any_byte_is_refused_and_nothing_is_opened() -> None:
     data = answer()
     kept = [
@@ -166,6 +168,7 @@ def test_random_bytes_are_refused_and_nothing_else_is_raised() -> None:
         assert opened == 0
 
 
+@pytest.mark.attack("V1")
 def test_all_checks_are_made_even_when_the_first_fails() -> None:
     def verified(data: bytes) -> int:
         before = tally.snapshot()

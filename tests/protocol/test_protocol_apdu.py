@@ -107,6 +107,7 @@ def test_extended_form_of_a_short_length_is_understood(apdu: str, command: Comma
     assert Command.decode(bytes.fromhex(apdu)) == command
 
 
+@pytest.mark.attack("P2")
 @pytest.mark.parametrize(
     "apdu",
     [

@@ -149,6 +149,7 @@ def test_6c_for_ever_is_given_back_after_one_repetition() -> None:
     assert card.asked == 2
 
 
+@pytest.mark.attack("P2")
 @pytest.mark.parametrize("piece", [0, 1, 255, 256])
 @both_forms
 def test_get_response_for_ever_is_a_transport_error(piece: int, extended: bool) -> None:  # P2
@@ -237,6 +238,7 @@ def test_malformed_command_breaks_the_chain() -> None:
     assert [command.data for command in seen] == [b"\xbb"]
 
 
+@pytest.mark.attack("P2")
 @pytest.mark.parametrize("part", [64, 255, 4096])
 def test_chain_never_ended_is_refused_once_it_is_longer_than_a_command(part: int) -> None:  # P2
     seen: list[Command] = []

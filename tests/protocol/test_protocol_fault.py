@@ -182,6 +182,7 @@ def test_lost_and_doubled_frames_are_made_good_by_the_halves(kind: str, number: 
     assert card.apdus == [COMMAND + bytes([one]) * 30 for one in range(3)]
 
 
+@pytest.mark.attack("T1")
 def test_a_torn_field_is_a_removed_card_at_every_byte() -> None:
     whole = 2 + 10  # RATS and ATS, at least
     ends = [_end_of_torn_tap(octet) for octet in range(1, 400)]

@@ -75,6 +75,7 @@ _BAD = {
 }
 
 
+@pytest.mark.attack("P1")
 @pytest.mark.parametrize("encoded", _BAD.values(), ids=_BAD.keys())
 def test_other_than_one_strict_encoding_is_refused(encoded: str) -> None:  # P1
     with pytest.raises(DecodeError) as caught:
@@ -82,6 +83,7 @@ def test_other_than_one_strict_encoding_is_refused(encoded: str) -> None:  # P1
     assert caught.value.structure == "FCI"
 
 
+@pytest.mark.attack("P1")
 @pytest.mark.parametrize(
     "encoded", ["84 01 AA 84 01 AA", "84 01 AA 84 01 BB", "84 01 AA 85 00 84 00", "9F02 00 5F2A 00 9F02 00"]
 )
@@ -108,6 +110,7 @@ def test_template_holds_its_objects_in_order() -> None:
     assert encoded == bytes.fromhex("A5 07 80 01 01 81 02 02 01")
 
 
+@pytest.mark.attack("P1")
 def test_deep_nesting_is_parsed_one_level_at_a_time() -> None:  # P1
     nested = b""
     for _ in range(5000):
@@ -161,6 +164,7 @@ def test_known_structure_has_lengths_in_their_shortest_form(length: str, body: i
     assert layout.parse(layout.build(bytes(body))) == bytes(body)
 
 
+@pytest.mark.attack("P1")
 @pytest.mark.parametrize(
     "encoded",
     [

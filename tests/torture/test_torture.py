@@ -25,6 +25,9 @@ DEBIT_ANSWER = "tear@frame:14"  # on the air; the card's answer before it came i
 ONE_MANNER = (Manner("by name"),)
 
 
+@pytest.mark.attack("T1")
+@pytest.mark.attack("T4")
+@pytest.mark.attack("T5")
 def test_quick_torture_finds_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "lab.torture", "--quick", "--json"], capture_output=True, text=True, timeout=400

@@ -275,6 +275,7 @@ def other_laboratory() -> Iterator[Laboratory]:
         yield made
 
 
+@pytest.mark.attack("N1")
 @pytest.mark.parametrize("name", [DEFAULT_NAME, DEFAULT_NAME[:3], DIRECTORY_NAME, DIRECTORY_NAME[:2], b"none"])
 def test_directory_and_fci_are_the_same_in_two_wallets(
     reader: Reader, other_laboratory: Laboratory, name: bytes
@@ -313,6 +314,7 @@ def test_any_bytes_are_answered_with_a_status_word(reader: Reader, apdus: list[b
     assert reader.status(select(DEFAULT_NAME)) is StatusWord.OK
 
 
+@pytest.mark.attack("N3")
 @given(apdus=_APDUS)
 @_LONG
 def test_a_terminal_without_proof_gets_the_directory_the_fci_and_a_nonce_and_no_more(

@@ -273,6 +273,7 @@ def shop(home: Home, tmp_path: Path) -> Iterator[Callable[[str], Shop]]:
         one.close()
 
 
+@pytest.mark.attack("V2")
 def test_above_the_limit_the_phone_is_to_be_seen_and_nothing_is_deducted(shop: Callable[[str], Shop]) -> None:
     opened = shop("")
     before = opened.balance
@@ -303,6 +304,7 @@ def test_after_a_refusal_the_second_tap_is_not_approved(shop: Callable[[str], Sh
     assert opened.balance == before
 
 
+@pytest.mark.attack("V4")
 @pytest.mark.parametrize("other", ["60.01", "59.99", "120.00"])
 def test_consent_to_one_amount_is_none_to_another(shop: Callable[[str], Shop], other: str) -> None:
     opened = shop("confirm cancel")
@@ -313,6 +315,7 @@ def test_consent_to_one_amount_is_none_to_another(shop: Callable[[str], Shop], o
     assert opened.balance == before
 
 
+@pytest.mark.attack("V4")
 def test_consent_for_one_terminal_is_none_for_another(shop: Callable[[str], Shop], home: Home, tmp_path: Path) -> None:
     opened = shop("confirm confirm")
     before = opened.balance
@@ -348,6 +351,7 @@ def test_too_little_money_and_too_much_for_the_ceiling_ask_nobody(shop: Callable
 # --- the client world can neither give consent nor draw the prompt
 
 
+@pytest.mark.attack("I2")
 def test_the_contract_has_no_command_that_gives_consent(home: Home) -> None:
     with closing(TeeSession(start_of(home.wallet, PhoneOptions()))) as session:
         for payload in (Consent(granted=True), WalletView(b"", 0, 0, 0, "", 0, 0, locked=False)):

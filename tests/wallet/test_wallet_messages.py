@@ -158,6 +158,7 @@ _NO_MESSAGES = {
 }
 
 
+@pytest.mark.attack("I4")
 @pytest.mark.parametrize("data", _NO_MESSAGES.values(), ids=_NO_MESSAGES)
 def test_what_is_no_message_is_never_answered_and_ends_the_process(new_tee: RawTee, data: bytes) -> None:
     new_tee.open().send(data)
@@ -185,6 +186,7 @@ def test_nothing_is_lost_when_the_process_ended_so(empty_wallet: Path, new_tee: 
 # --- Messages that do not fit
 
 
+@pytest.mark.attack("I4")
 @pytest.mark.parametrize("ahead", [-1, 0, 2, 1000])
 def test_a_message_out_of_sequence_is_refused_and_the_right_one_still_works(tee: RawTee, ahead: int) -> None:
     tee.send(Message(Kind.INVOKE_COMMAND, tee.sequence + ahead, 1, CommandId.SHOW).encode())
@@ -230,12 +232,14 @@ def test_an_answer_is_no_request(tee: RawTee) -> None:
     assert (answer.result, answer.origin) == (TeeResult.BAD_PARAMETERS, Origin.TEE)
 
 
+@pytest.mark.attack("I4")
 @pytest.mark.parametrize("command", [0, 6, 9, 12, 19, 28, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_an_unknown_command_is_not_supported(tee: RawTee, command: int) -> None:
     answer, _ = tee.invoke(command)
     assert (answer.result, answer.origin) == (TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP)
 
 
+@pytest.mark.attack("I4")
 @pytest.mark.parametrize("length", [REGION + 1, 2 * REGION, 2**31, 2**32 - 1])
 def test_a_length_beyond_the_memory_is_refused(tee: RawTee, length: int) -> None:
     tee.send(Message(Kind.INVOKE_COMMAND, tee.sequence + 1, 1, CommandId.SHOW, length=length).encode())
@@ -306,6 +310,7 @@ def test_an_impossible_application_does_not_spoil_the_next_one(new_tee: RawTee, 
 # --- flood
 
 
+@pytest.mark.attack("I4")
 def test_two_thousand_messages_without_a_pause_are_answered_in_order(tee: RawTee) -> None:
     answers: list[int] = []
     first = tee.sequence + 1
@@ -363,6 +368,7 @@ def test_a_message_has_one_size_and_the_payload_lies_in_shared_memory_only(tee: 
     assert tee.bytes[REGION : REGION + len(data)] == data
 
 
+@pytest.mark.attack("I3")
 def test_what_was_copied_does_not_change_with_the_memory() -> None:
     memory = SharedMemory(shared_memory.create())
     memory.write_request(b"checked")
@@ -402,6 +408,7 @@ class Flipper:
         self._thread.join()
 
 
+@pytest.mark.attack("I3")
 def test_a_payload_changed_while_it_is_checked_never_counts(home: Home, tee: RawTee) -> None:
     before, loaded, seen = tee.view().balance, 0, set()
     for _ in range(300):

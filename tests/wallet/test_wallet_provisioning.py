@@ -160,6 +160,7 @@ def test_an_answer_is_installed_once(wallet: Wallet, issuer: Issuer) -> None:
     assert wallet.refuses(CommandId.INSTALL, Installation(application, issuance)) is not TeeResult.SUCCESS
 
 
+@pytest.mark.attack("T6")
 def test_an_answer_survives_a_kill_between_application_and_installation(wallet: Wallet, issuer: Issuer) -> None:
     wallet.pin(issuer)
     application = wallet.apply()
@@ -241,6 +242,7 @@ def test_vouchers_add_up_in_order(equipped: Wallet, issuer: Issuer) -> None:
     assert (after.balance, after.loads) == (before.balance + 3_00, before.loads + 2)
 
 
+@pytest.mark.attack("M3")
 def test_a_voucher_used_twice_is_refused(equipped: Wallet, issuer: Issuer) -> None:
     voucher = equipped.voucher(issuer, 1_00)
     equipped.load(voucher)
@@ -249,6 +251,7 @@ def test_a_voucher_used_twice_is_refused(equipped: Wallet, issuer: Issuer) -> No
     assert equipped.refuses(CommandId.LOAD, voucher) is TeeResult.ACCESS_DENIED
 
 
+@pytest.mark.attack("M3")
 def test_a_voucher_of_another_wallet_is_refused(equipped: Wallet, wallet: Wallet, issuer: Issuer) -> None:
     wallet.equip(issuer)
     voucher = wallet.voucher(issuer, 1_00)
@@ -258,6 +261,7 @@ def test_a_voucher_of_another_wallet_is_refused(equipped: Wallet, wallet: Wallet
     wallet.load(voucher)
 
 
+@pytest.mark.attack("M3")
 @pytest.mark.parametrize("ahead", [-1, 1, 2, 1000])
 def test_a_voucher_out_of_order_is_refused_even_with_the_issuers_signature(
     equipped: Wallet, scheme: SchemeKeys, ahead: int
@@ -296,6 +300,7 @@ def test_the_request_for_a_load_is_no_voucher(equipped: Wallet, issuer: Issuer) 
     equipped.load(equipped.voucher(issuer, 5_00))
 
 
+@pytest.mark.attack("T6")
 def test_a_load_whose_voucher_was_lost_arrives_with_the_next_one(equipped: Wallet, issuer: Issuer) -> None:
     before = equipped.view().balance
     lost = equipped.voucher(issuer, 7_00)
@@ -392,6 +397,7 @@ def test_the_issuers_time_is_not_forgotten_with_the_first_cards(
     assert Purse.decode(stored).last_time == ahead
 
 
+@pytest.mark.attack("T6")
 def test_setting_up_again_keeps_cards_and_money(tmp_path: Path) -> None:
     made = Home(tmp_path)
     set_up_issuer(made)

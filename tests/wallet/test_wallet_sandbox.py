@@ -119,6 +119,7 @@ def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
     other.communicate()
 
 
+@pytest.mark.attack("I1")
 @pytest.mark.parametrize(("name", "refusal"), _REFUSALS.items())
 def test_succeeds_unlocked_and_is_refused_locked(surroundings: Surroundings, name: str, refusal: str) -> None:
     assert surroundings.attempt(name, "unlocked", "locked") == ("done", refusal)

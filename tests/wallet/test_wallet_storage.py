@@ -269,12 +269,14 @@ def test_the_log_of_another_wallet_locks(tmp_path: Path, moments: list[Moment]) 
 # --- put back to an older copy
 
 
+@pytest.mark.attack("F5")
 @pytest.mark.parametrize("older", range(3))
 def test_an_older_log_alone_locks(tmp_path: Path, moments: list[Moment], older: int) -> None:
     put_back(tmp_path, moments[older].log, moments[3].counter)
     assert is_locked(tmp_path)
 
 
+@pytest.mark.attack("F5")
 @pytest.mark.parametrize("older", range(2))
 def test_an_older_counter_alone_locks(tmp_path: Path, moments: list[Moment], older: int) -> None:
     put_back(tmp_path, moments[3].log, moments[older].counter)
@@ -382,6 +384,7 @@ def test_compaction_works_in_a_locked_down_process(tmp_path: Path) -> None:
         assert (storage.get(b"purse"), storage.is_stale) == (b"\x63", False)
 
 
+@pytest.mark.attack("T5")
 @pytest.mark.parametrize("limit", ["disk", "file size"])
 def test_a_commit_that_does_not_fit_fails_and_leaves_the_state_before(tmp_path: Path, limit: str) -> None:
     said = _child(tmp_path, limit)
@@ -398,6 +401,7 @@ def test_a_compaction_without_room_leaves_nothing_behind(tmp_path: Path) -> None
     assert said["more descriptors"] == 0
 
 
+@pytest.mark.attack("T5")
 def test_when_the_counter_cannot_be_written_only_a_new_start_can_tell(tmp_path: Path, moments: list[Moment]) -> None:
     counter = FreshnessCounter(tmp_path, _COUNTER_KEY)
     storage = SealedStorage(tmp_path, _KEY, counter)

@@ -157,6 +157,7 @@ def torn_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     return made
 
 
+@pytest.mark.attack("T4")
 @pytest.mark.parametrize("delay", [0.0, 0.0005, 0.002])
 def test_killed_within_the_debit_all_or_nothing_is_deducted(torn_home: Home, delay: float) -> None:
     with closing(QuietWallet(torn_home)) as wallet:
@@ -170,6 +171,7 @@ def test_killed_within_the_debit_all_or_nothing_is_deducted(torn_home: Home, del
     assert deducted == 2_00 or not outcome.approved
 
 
+@pytest.mark.attack("F6")
 def test_no_credential_is_shown_twice_whenever_the_tee_is_killed(wallet: QuietWallet) -> None:
     shown = []
     for step in (5, 0, 5, 0):
@@ -188,6 +190,7 @@ class InsistingLink(KillingLink):
         super().deactivate()
 
 
+@pytest.mark.attack("F6")
 def test_the_channel_of_a_tap_dies_with_the_process(wallet: QuietWallet) -> None:
     before = wallet.balance
     link = InsistingLink(wallet, 1 + _STEPS.index("DEBIT"))

@@ -307,6 +307,7 @@ def test_every_command_of_the_contract_was_used(life: Life) -> None:
     assert set(life.border.commands) == set(CommandId)
 
 
+@pytest.mark.attack("I2")
 @pytest.mark.requirement("A4")
 def test_no_secret_ever_crosses_the_border_whatever_is_asked(
     life: Life, tmp_path: Path, open_storage: Callable[[Path, Path], SealedStorage]
@@ -327,6 +328,7 @@ def test_no_secret_ever_crosses_the_border_whatever_is_asked(
             assert not any(form in one for one in seen.values()), name
 
 
+@pytest.mark.attack("I5")
 def test_no_secret_is_in_the_wallets_log(
     life: Life,
     tmp_path: Path,

@@ -14,7 +14,7 @@ from protocol.certificate import TerminalCertificate
 from protocol.channel import ChannelKeys
 from protocol.commands import VERSION_1, Ins
 from protocol.envelope import SUITE_1
-from protocol.errors import Check, DecodeError, VerificationError
+from protocol.errors import Check, DecodeError
 from protocol.messages import (
     CHALLENGE_LENGTH,
     Cancel,
@@ -38,7 +38,7 @@ from wallet.tee.consent import Consents
 from wallet.tee.contract import REFERENCE_LENGTH, CardRequest, Origin, Shown, TeeError, TeeResult
 from wallet.tee.state import PURSE, Credential, Purse, Status, Transaction
 from wallet.tee.storage import StorageFailedError
-from wallet.tee.terminal_check import Expectation, require_proof
+from wallet.tee.terminal_check import Expectation, refuse_alike, require_proof
 from wallet.tee.transactions import TransactionBook
 from wallet.tee.vault import Vault
 
@@ -110,11 +110,11 @@ class Tap:
     def _check_terminal(self, request: CardRequest, nonce: bytes) -> tuple[GetVirtualCard, bytes]:
         command = Command(0x80, Ins.GET_VIRTUAL_CARD, request.p1, request.p2, request.data)
         if request.p1 not in VERSIONS or request.p2 not in SUITES:
-            raise VerificationError(Check.TRANSCRIPT)
+            refuse_alike(Check.TRANSCRIPT, self._vault.acquirer)
         try:
             hello = GetVirtualCard.decode(request.data)
         except DecodeError:
-            raise VerificationError(Check.CERTIFICATE_FORMAT) from None
+            refuse_alike(Check.CERTIFICATE_FORMAT, self._vault.acquirer)
         both = digests(request.prefix, command)
         today = datetime.fromtimestamp(self._vault.now(), UTC).date()
         expected = Expectation(self._vault.acquirer, today, self._vault.blocked_terminals, nonce, VERSIONS, SUITES)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
+from typing import NoReturn
 
 from protocol import signing
 from protocol.certificate import Authority, Usage, failed_checks
@@ -16,6 +17,9 @@ from protocol.fci import ApplicationFci
 from protocol.messages import CHALLENGE_LENGTH, GetVirtualCard
 from protocol.status import StatusWord
 from protocol.transcript import Digests, exchanges
+
+_SIGNATURES = 2  # the certificate's and the request's
+_SOME_SIGNATURE = b"\x01" * signing.SIGNATURE_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,16 @@ def require_proof(hello: GetVirtualCard, digests: Digests, prefix: bytes, expect
         failed.append(Check.TRANSCRIPT)
     if failed:
         raise VerificationError(failed[0])
+
+
+def refuse_alike(check: Check, acquirer: Authority) -> NoReturn:
+    """Raise VerificationError after as many signature checks as a well-formed request costs.
+
+    What cannot even be read must take what a bad signature takes, or the time would tell a terminal how far it got.
+    """
+    for _ in range(_SIGNATURES):
+        signing.is_valid(acquirer.public_key, _SOME_SIGNATURE, b"")
+    raise VerificationError(check)
 
 
 def _is_ours(prefix: bytes, expected: Expectation) -> bool:

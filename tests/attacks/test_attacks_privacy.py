@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""Who listens: two taps of one wallet share nothing that another user's tap does not share too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.fixtures import Laboratory
+from pos.terminal import Terminal
+from protocol.money import Amount
+from protocol.transport.trace import TracingLink
+from tests.end_to_end.parties import link_to, terminal_like
+
+_WINDOW = 4
+AMOUNT = Amount.parse("37.41", "EUR")
+
+
+@pytest.fixture(scope="module")
+def captures(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    """One wallet tapped at two terminals, and another user's wallet at a third, recorded at the link."""
+    heard: dict[str, list[bytes]] = {}
+    with Laboratory(home=module_home) as mine, Laboratory(home=tmp_path_factory.mktemp("other") / "home") as other:
+        for name, laboratory in (("mine, here", mine), ("mine, there", mine), ("another's", other)):
+            folder = tmp_path_factory.mktemp("terminal")
+            heard[name] = _heard(laboratory, folder)
+    return heard
+
+
+def _heard(laboratory: Laboratory, folder: Path) -> list[bytes]:
+    from pos.journal import Journal
+
+    link = TracingLink(link_to(laboratory.phone.card))
+    with Terminal(terminal_like(laboratory.home.path), Journal(folder)) as terminal:
+        assert terminal.charge(AMOUNT, link).approved
+    return [piece for one in link.exchanges for piece in (one.command, one.answer)]
+
+
+def _windows(frames: list[bytes]) -> dict[bytes, set[tuple[int, int]]]:
+    """Return every string of four bytes with where it stands: (frame, offset)."""
+    found: dict[bytes, set[tuple[int, int]]] = {}
+    for number, frame in enumerate(frames):
+        for at in range(len(frame) - _WINDOW + 1):
+            found.setdefault(frame[at : at + _WINDOW], set()).add((number, at))
+    return found
+
+
+@pytest.mark.attack("N1")
+def test_two_taps_of_one_wallet_share_constants_only(captures: dict[str, list[bytes]]) -> None:
+    here, there, other = (_windows(captures[name]) for name in ("mine, here", "mine, there", "another's"))
+    shared = set(here) & set(there)
+    assert shared  # the commands' headers, the name, the certificates' tags
+    linking = [piece.hex() for piece in shared if not (here[piece] & there[piece] & other.get(piece, set()))]
+    assert linking == []
+
+
+@pytest.mark.attack("N1")
+def test_what_would_link_two_taps_is_found(captures: dict[str, list[bytes]]) -> None:
+    marked = [[*frames[:-1], frames[-1] + b"\xde\xad\xbe\xef"] for frames in captures.values()]
+    here, there = _windows(marked[0]), _windows(marked[1])
+    other = _windows(captures["another's"])
+    shared = set(here) & set(there)
+    assert b"\xde\xad\xbe\xef" in {
+        piece for piece in shared if not (here[piece] & there[piece] & other.get(piece, set()))
+    }
+
+
+@pytest.mark.attack("N1")
+def test_neither_amount_nor_number_is_in_a_capture(captures: dict[str, list[bytes]]) -> None:
+    forms = [f"{AMOUNT.minor:012d}", f"{AMOUNT.minor:08d}"]
+    for frames in captures.values():
+        together = b"|".join(frames)
+        assert not any(bytes.fromhex(form) in together or form.encode() in together for form in forms)
+        assert b"37.41" not in together
+        assert b"\x99\x99\x10" not in together  # how this laboratory's card numbers begin
