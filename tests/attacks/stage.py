@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from issuer.register import Register
 from issuer.service import Issuer
 from pos import identity as identities
 from pos.identity import Identity
@@ -28,6 +30,7 @@ from tests.end_to_end.parties import HostileTerminal, link_to, terminal_like
 from tests.wallet.near_wallet import NearSession, NearTrustedWorld
 from wallet.account import Account
 from wallet.card import Card
+from wallet.events import Event
 from wallet.payment import PaymentClient
 
 Patch = pytest.MonkeyPatch
@@ -56,7 +59,8 @@ class Stage:
         self.folder = folder
         self.world = NearTrustedWorld(home / "wallet")
         self.tee = NearSession(self.world)
-        self.card = Card([PaymentClient(DEFAULT_NAME, self.tee, SimpleQueue())])
+        self.events: SimpleQueue[Event | None] = SimpleQueue()
+        self.card = Card([PaymentClient(DEFAULT_NAME, self.tee, self.events)])
         self.issuer = NearIssuer(home / "issuer")
         self._terminals: list[Terminal] = []
 
@@ -67,12 +71,14 @@ class Stage:
     def charge(self, card: CardHandler, *, amount: Amount = EURO, **options: Any) -> Outcome:
         return self.terminal(**options).charge(amount, link_to(card))
 
-    def terminal(self, identity: Identity | None = None, **options: Any) -> Terminal:
+    def terminal(
+        self, identity: Identity | None = None, *, clock: Callable[[], float] = time.time, **options: Any
+    ) -> Terminal:
         """Return a new terminal, certified by the acquirer; as the issuer's books know it only if `identity` is so."""
         journal = self.folder / f"journal {len(self._terminals)}"
         journal.mkdir()
         known = identity or terminal_like(self.home)
-        self._terminals.append(Terminal(known, Journal(journal), TerminalOptions(timeout=1.0, **options)))
+        self._terminals.append(Terminal(known, Journal(journal), TerminalOptions(timeout=1.0, **options), clock))
         return self._terminals[-1]
 
     def hostile(
@@ -87,6 +93,14 @@ class Stage:
 
     def say(self, report: TerminalReport) -> tuple[Verdict, ...]:
         return expect(self.issuer.exchange(encode_message(report)), ReportAnswer).verdicts
+
+    @property
+    def paid(self) -> int:
+        """What merchants were paid, by the issuer's books."""
+        register = Register(self.home / "issuer")
+        paid = sum(row.paid.minor for row in register.terminals())
+        register.close()
+        return paid
 
     def sync(self) -> int:
         Account(self.tee, self.issuer).settle()

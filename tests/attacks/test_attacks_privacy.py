@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.fixtures import Laboratory
+from lab.fixtures import Laboratory, Setup
 from pos.terminal import Terminal
 from protocol.money import Amount
 from protocol.transport.trace import TracingLink
@@ -26,7 +26,10 @@ def captures(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     Another user's is recorded often, since the sign of a public key's point is one of two values behind a constant tag.
     """
     heard: dict[str, list[bytes]] = {}
-    with Laboratory(home=module_home) as mine, Laboratory(home=tmp_path_factory.mktemp("other") / "home") as other:
+    with (
+        Laboratory(home=module_home) as mine,
+        Laboratory(Setup(balance="1000.00", cards=64), home=tmp_path_factory.mktemp("other") / "home") as other,
+    ):
         taps = [("mine, here", mine), ("mine, there", mine)]
         for name, laboratory in [*taps, *((f"another's {number}", other) for number in range(_OTHERS))]:
             heard[name] = _heard(laboratory, tmp_path_factory.mktemp("terminal"))
