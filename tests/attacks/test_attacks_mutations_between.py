@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import date, time
+from time import time as seconds
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ from protocol.tally import Operation
 from protocol.transcript import Digests, digests
 from protocol.transport.base import CardHandler
 from tests.attacks.stage import EURO, Mutation, Mutations, Patch, Stage
-from tests.end_to_end.parties import HostileTerminal, flip, link_to, terminal_like
+from tests.end_to_end.parties import HostileTerminal, WatchedLink, flip, link_to, terminal_like
 from tests.end_to_end.soft_wallet import SoftWallet
 from wallet.card import Card
 from wallet.environment import shared_memory
@@ -44,7 +45,7 @@ from wallet.tee.state import CREDENTIAL, Credential
 from wallet.tee.vault import Vault
 
 GROUP_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256, SEC 2 §2.4.2
-NOON = 1_800_000_000.0
+DEBIT = Debit(100, 978, date(2026, 1, 2), time(3, 4, 5))
 MUTATIONS = Mutations()
 attack = MUTATIONS.attack
 
@@ -86,8 +87,9 @@ def _whole_tap_played_again(stage: Stage) -> bool:
         return self.kept.pop(0)
 
     identity, card = terminal_like(stage.home), Between(stage.card, record_then_play)
-    assert stage.terminal(identity, clock=lambda: NOON).charge(EURO, link_to(card)).approved
-    return stage.terminal(identity, clock=lambda: NOON).charge(EURO, link_to(card)).approved  # no wallet is there
+    now = seconds()
+    assert stage.terminal(identity, clock=lambda: now).charge(EURO, link_to(card)).approved
+    return stage.terminal(identity, clock=lambda: now).charge(EURO, link_to(card)).approved  # no wallet is there
 
 
 def _transcript_not_bound(*, t1: bool) -> Callable[[Patch], None]:
@@ -206,15 +208,10 @@ def _numbers_not_counted(patch: Patch) -> None:
 @attack("F4 recorded", _numbers_not_counted)
 def _recorded_debit_sent_again(stage: Stage) -> bool:
     recorded: list[bytes] = []
-    terminal = stage.hostile()
+    terminal = stage.hostile(link=WatchedLink(link_to(stage.card), recorded.append))
     terminal.read_card()
-    send = terminal.link.transceive
-    terminal.session.debit(Debit(100, 978, date(2026, 1, 2), time(3, 4, 5)))
-    command = Command(0x80, Ins.DEBIT, 0, 0, Debit(100, 978, date(2026, 1, 2), time(3, 4, 5)).encode())
-    keys = terminal.session._keys
-    assert keys is not None
-    recorded.append(channel.seal_command(keys, 0, command).encode())
-    return send(recorded[0])[-2:] == b"\x90\x00"
+    terminal.session.debit(DEBIT)
+    return terminal.link.transceive(recorded[-1])[-2:] == b"\x90\x00"
 
 
 # --- torn taps
@@ -317,12 +314,14 @@ def _refused_at_once(patch: Patch) -> None:
 @attack("N3", _refused_at_once)
 def _refusals_told_apart_by_their_work(stage: Stage) -> bool:
     work = []
-    for edit in (lambda data: flip(data, 0), lambda data: flip(data, -1)):
+    for position in (0, -1):  # a certificate that cannot be read, a signature that is wrong
         terminal = stage.hostile()
         terminal.approach()
         request = get_virtual_card(1, 1, terminal.hello())
         before = tally.snapshot()
-        assert terminal.link.transceive(request.with_data(edit(request.data)).encode()) == bytes.fromhex("6982")
+        assert terminal.link.transceive(request.with_data(flip(request.data, position)).encode()) == bytes.fromhex(
+            "6982"
+        )
         work.append(tally.since(before)[Operation.VERIFY])
         terminal.leave()
     return work[0] != work[1]
@@ -333,7 +332,7 @@ def _user_asked_for_a_stranger(stage: Stage) -> bool:
     terminal = stage.hostile(replace(terminal_like(stage.home), key=PrivateKey.generate()))
     with suppress(TapLabError):
         terminal.read_card()
-        terminal.session.debit(Debit(60_00, 978, date(2026, 1, 2), time(3, 4, 5)))
+        terminal.session.debit(replace(DEBIT, amount=60_00))
     return stage.world.application._consents._asking is not None
 
 
