@@ -38,11 +38,12 @@ EURO = Amount.parse("10.00", "EUR")
 
 
 class NearIssuer(IssuerLink):
-    """The issuer, in this process."""
+    """The issuer, in this process; its clock goes `ahead` by so many seconds."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"embedded:{folder}")
-        self.issuer = Issuer(folder)
+        self.ahead = 0.0
+        self.issuer = Issuer(folder, lambda: time.time() + self.ahead)
 
     def exchange(self, request: bytes) -> bytes:
         return self.issuer.handle(request)
