@@ -45,6 +45,7 @@ Answer = TypeVar("Answer")
 
 EURO, DOLLAR = 978, 840
 READS = 3
+NO_PIN_LIMIT = 50_00
 _KNOWN = frozenset(StatusWord) - {
     StatusWord.NO_PRECISE_DIAGNOSIS,  # the trusted world never fails here
     StatusWord.MEMORY_FAILURE,  # and neither does its disk
@@ -318,7 +319,9 @@ class CardMachine(RuleBasedStateMachine):
 
     def _pay(self, data: st.DataObject) -> None:
         currency = data.draw(st.sampled_from([EURO, EURO, EURO, EURO, DOLLAR]))
-        self._debit(Debit(data.draw(_amounts), currency, date(2026, 7, 15), time(12, 0)))
+        at_most = min(self.balance, NO_PIN_LIMIT)
+        amount = data.draw(_amounts | st.sampled_from([max(at_most, 1), at_most + 1]))
+        self._debit(Debit(amount, currency, date(2026, 7, 15), time(12, 0)))
 
     def _pay_again(self, _: st.DataObject) -> None:
         if self.debited is not None:
