@@ -7,9 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from issuer.register import Register
 from lab.fixtures import Laboratory
 from pos.identity import Identity
 from pos.journal import Record, State
@@ -18,11 +20,24 @@ from pos.terminal import TerminalOptions
 from protocol.errors import DecodeError
 from protocol.issuing import IssuerRefusedError, RefusalReason, encode_message, expect
 from protocol.messages import Cancellation, Receipt
-from protocol.settlement import Claim, ReportAnswer, Statement, TerminalReport, Verdict, Void
+from protocol.settlement import (
+    Claim,
+    IssuerNonce,
+    NonceRequest,
+    ReportAnswer,
+    Settlement,
+    Standing,
+    Statement,
+    TerminalReport,
+    Verdict,
+    Void,
+)
 from protocol.transport.issuer import IssuerLink
-from tests.end_to_end.parties import terminal_like
+from tests.attacks.stage import EURO, Stage
+from tests.end_to_end.parties import link_to, terminal_like
 from wallet.account import Account
-from wallet.tee.contract import CommandId, StatementOrder, TeeError
+from wallet.tee.contract import CommandId, StatementOrder
+from wallet.tee.state import signer
 
 GROUP_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # n of P-256, SEC 2 §2.4.2
 DEBIT_LOST = "tear@frame:7"
@@ -103,29 +118,71 @@ def test_who_keeps_the_goods_and_syncs_first_gets_nothing_back(bank: Bank) -> No
     assert bank.sync() == 9000
 
 
+class Liar:
+    """A wallet whose keys its user has: its lists are signed by the device, whatever they say."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.device = stage.world.view().device
+
+    def lists(self, **changes: Any) -> Settlement:
+        """Have a list with these changes settled; IssuerRefusedError when the issuer does not take it."""
+        nonce = expect(self.stage.issuer.exchange(encode_message(NonceRequest(self.device))), IssuerNonce).nonce
+        asked = self.stage.tee.invoke_command(CommandId.REQUEST_STATEMENT, StatementOrder(nonce))
+        false = replace(expect(asked, Statement), **changes)
+        key = signer(self.stage.world.application._vault.device.signing_scalar)
+        return self.say(replace(false, signature=key.sign(false.signature_input())))
+
+    def say(self, statement: Statement) -> Settlement:
+        return expect(self.stage.issuer.exchange(encode_message(statement)), Settlement)
+
+
 @pytest.mark.attack("M2")
-def test_a_list_with_a_gap_or_one_that_goes_back_is_refused(bank: Bank) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"first": 3}, id="a gap"),
+        pytest.param({"first": 3, "total": 2, "debits": ()}, id="a gap with nothing behind it"),
+        pytest.param({"first": 1, "total": 0, "debits": ()}, id="goes back"),
+    ],
+)
+def test_a_list_with_a_gap_or_one_that_goes_back_is_refused(stage: Stage, changes: dict[str, Any]) -> None:
+    assert stage.charge(stage.card).approved
+    assert stage.sync() == 9000
+    assert stage.charge(stage.card).approved
+    with pytest.raises(IssuerRefusedError) as refused:
+        Liar(stage).lists(**changes)
+    assert refused.value.reason is RefusalReason.GAP
+    assert Liar(stage).lists().acknowledged == 2
+
+
+@pytest.mark.attack("M2")
+def test_who_keeps_a_debit_off_the_list_pays_it_and_is_blocked(stage: Stage) -> None:
+    terminal = stage.terminal(stage.certified)
+    assert terminal.charge(EURO, link_to(stage.card)).approved
+    (record,) = terminal.journal.records()
+    assert stage.say(TerminalReport((_claim(stage.certified, record),), ())) == (Verdict.PAID,)
+    stage.issuer.ahead = 2.0
+    answer = Liar(stage).lists(total=0, debits=())
+    assert (answer.standing, answer.vouchers) == (Standing.BLOCKED, ())
+    assert stage.paid == 1000
+
+
+@pytest.mark.attack("M2")
+def test_a_list_that_the_device_did_not_sign_or_that_was_used_is_refused(bank: Bank) -> None:
     bank.laboratory.charge("10.00")
     view = bank.laboratory.phone.view()
-    statement = _statement(bank, view.device)
-    for wrong in (replace(statement, first=2), replace(statement, debits=()), replace(statement, total=9)):
-        with pytest.raises((IssuerRefusedError, TeeError)) as refused:
-            expect(bank.issuer.exchange(encode_message(wrong)), Statement)
-        assert isinstance(refused.value, IssuerRefusedError)
-        assert refused.value.reason is RefusalReason.SIGNATURE  # only the device can sign a list
+    nonce = expect(bank.issuer.exchange(encode_message(NonceRequest(view.device))), IssuerNonce).nonce
+    asked = bank.laboratory.phone.tee.invoke_command(CommandId.REQUEST_STATEMENT, StatementOrder(nonce))
+    statement = expect(asked, Statement)
+    for wrong in (replace(statement, debits=()), replace(statement, total=9), replace(statement, restored=True)):
+        with pytest.raises(IssuerRefusedError) as forged:
+            expect(bank.issuer.exchange(encode_message(wrong)), Settlement)
+        assert forged.value.reason is RefusalReason.SIGNATURE
     assert bank.sync() == 9000
     with pytest.raises(IssuerRefusedError) as stale:
-        expect(bank.issuer.exchange(encode_message(statement)), Statement)
+        expect(bank.issuer.exchange(encode_message(statement)), Settlement)
     assert stale.value.reason is RefusalReason.NONCE
-
-
-def _statement(bank: Bank, device: bytes) -> Statement:
-    from protocol.settlement import IssuerNonce, NonceRequest
-
-    nonce = expect(bank.issuer.exchange(encode_message(NonceRequest(device))), IssuerNonce).nonce
-    return expect(
-        bank.laboratory.phone.tee.invoke_command(CommandId.REQUEST_STATEMENT, StatementOrder(nonce)), Statement
-    )
 
 
 @pytest.mark.attack("M4")
@@ -187,8 +244,6 @@ def test_a_refund_arrives_once(bank: Bank) -> None:
 
 
 def _paid(bank: Bank) -> int:
-    from issuer.register import Register
-
     register = Register(bank.laboratory.home.issuer)
     paid = sum(row.paid.minor for row in register.terminals())
     register.close()
