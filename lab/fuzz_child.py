@@ -95,8 +95,9 @@ class CurrentInput:
 class Feeder:
     """Called by atheris with every input; ends the process when the order is done."""
 
-    def __init__(self, target: Target, order: Order) -> None:
-        """Feed `target` as `order` says."""
+    def __init__(self, target: Target, order: Order, out: int) -> None:
+        """Feed `target` as `order` says, and tell it to the descriptor `out`."""
+        self._out = out
         self._check = target.check
         self._order = order
         self._current = CurrentInput(Path(order.current), target.longest)
@@ -135,7 +136,7 @@ class Feeder:
         told = self._told
         self._told_at = now
         told.seconds, told.rss_after, told.is_last = now - self._started, resident_mib(), is_last
-        os.write(1, json.dumps(asdict(told)).encode() + b"\n")
+        os.write(self._out, json.dumps(asdict(told)).encode() + b"\n")
 
 
 def _place_of(error: Exception) -> str:
@@ -162,9 +163,11 @@ def main() -> None:
     import atheris
 
     order = Order(**json.loads(sys.argv[1]))
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever else is printed goes to the log
     with atheris.instrument_imports(include=[*FOLLOWED, order.table]):
         target = load(order.table)[order.target]
-    feed: Any = Feeder(target, order)
+    feed: Any = Feeder(target, order, out)
     no_limits = [f"-timeout={_A_YEAR}", "-rss_limit_mb=0", f"-artifact_prefix={order.current}"]  # the parent watches
     options = [f"-seed={order.seed}", f"-max_len={target.longest}", *no_limits]
     atheris.Setup([sys.argv[0], *options, order.corpus], feed)

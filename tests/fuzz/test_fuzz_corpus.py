@@ -138,6 +138,11 @@ def test_scripts_fuzz_finds_a_planted_bug_and_saves_what_shows_it(tmp_path: Path
     assert found["input"].startswith("02")
 
 
+def test_scripts_fuzz_is_not_misled_by_what_a_parser_prints(tmp_path: Path) -> None:
+    code, result = _fuzz("prints", "--runs", "500", "--table", "tests.fuzz.planted", "--corpus", str(tmp_path))
+    assert (code, result["targets"][0]["inputs"]) == (0, 500)
+
+
 @pytest.mark.parametrize("arguments", [("no such target",), ("message", "--runs", "0"), ("--table", "no.such.module")])
 def test_scripts_fuzz_says_what_makes_no_sense(arguments: tuple[str, ...]) -> None:
     code, result = _fuzz(*arguments)
