@@ -177,7 +177,7 @@ def test_a_recorded_request_is_refused_after_an_honest_approach(laboratory: Told
     assert laboratory.history()[-1].reason == Check.SIGNATURE.value
 
 
-@pytest.mark.attack("B1")
+@pytest.mark.attack("F1")
 def test_a_request_made_for_another_wallet_is_refused(laboratory: ToldLaboratory) -> None:
     """What an honest terminal says to one tap is worth nothing in a tap that goes on elsewhere at the same time."""
     first = hostile(laboratory)

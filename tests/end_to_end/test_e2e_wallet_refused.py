@@ -154,13 +154,14 @@ def test_an_edited_answer_of_the_real_wallet_is_not_believed(
     assert laboratory.balance == before
 
 
-@pytest.mark.attack("B3")
 @pytest.mark.parametrize(
     ("ins", "edit"),
     [
-        pytest.param(Ins.SELECT, lambda data: data[:-2] + b"\0" + data[-2:], id="offer"),
-        pytest.param(Ins.SELECT, lambda data: flip(data, 2), id="name in the offer"),
-        pytest.param(Ins.RELAY_CHECK, lambda data: flip(data, 0), id="nonce"),
+        pytest.param(
+            Ins.SELECT, lambda data: data[:-2] + b"\0" + data[-2:], id="offer", marks=pytest.mark.attack("B4")
+        ),
+        pytest.param(Ins.SELECT, lambda data: flip(data, 5), id="name in the offer", marks=pytest.mark.attack("B3")),
+        pytest.param(Ins.RELAY_CHECK, lambda data: flip(data, 0), id="nonce", marks=pytest.mark.attack("R2")),
         pytest.param(Ins.RELAY_CHECK, lambda data: data[1:], id="nonce cut short"),
     ],
 )

@@ -298,6 +298,7 @@ def test_card_answers_a_storm_of_naks_with_the_same_block() -> None:  # P3
     assert swapped(half, "03 02").deliver == b"\x02"
 
 
+@pytest.mark.attack("P2")
 def test_card_does_not_collect_a_chain_without_end() -> None:  # P2
     half = active_card()
     answered = 0
@@ -308,6 +309,7 @@ def test_card_does_not_collect_a_chain_without_end() -> None:  # P2
     assert answered <= MAX_APDU // 253 + 1
 
 
+@pytest.mark.attack("P2")
 def test_card_does_not_take_the_tail_of_a_chain_without_end_for_a_command() -> None:  # P2
     half = active_card()
     number = 0
@@ -434,6 +436,7 @@ _BROKEN = [
 ]  # fmt: skip
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("rows", _BROKEN)
 def test_reader_ends_with_a_card_that_breaks_the_protocol(rows: list[tuple[str, str | None]]) -> None:  # P3
     with pytest.raises(TransportError) as ended:
@@ -468,6 +471,7 @@ def test_reader_ends_an_endless_request_for_time_within_its_budget(multiplier: i
     assert sum(waits) <= 100 + 1
 
 
+@pytest.mark.attack("R3")
 def test_reader_has_one_budget_for_command_and_answer() -> None:  # R3
     rows: list[tuple[str, str | None]] = [("02 01", "f2 03"), ("f2 03", "12 aa"), ("a3", "f2 03")]
     with pytest.raises(CardSilentError):
@@ -480,6 +484,7 @@ def test_reader_has_a_new_budget_for_each_exchange() -> None:
     assert script(half.exchange(b"\x01"), [("03 01", "f2 05"), ("f2 05", "03 aa9000")]) == _ANSWER
 
 
+@pytest.mark.attack("P2")
 @pytest.mark.parametrize("piece", [1, 253])
 def test_reader_ends_an_answer_without_end(piece: int) -> None:  # P2
     taken: list[Send] = []
@@ -560,6 +565,7 @@ def _positions(extensions: int) -> range:
     return range(_frames_of(_DIALOGUE, extensions))
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("extensions", [0, 2])
 @pytest.mark.parametrize("harm", [Harm.LOST, Harm.DAMAGED, Harm.DOUBLED])
 def test_any_one_frame_may_be_disturbed(harm: Harm, extensions: int) -> None:
@@ -591,6 +597,7 @@ def test_silence_through_two_repetitions_removes_the_card(harm: Harm) -> None:
         assert len(tap.frames) <= position + 2 * 3
 
 
+@pytest.mark.attack("P3")
 @pytest.mark.parametrize("harm", [Harm.LOST, Harm.DAMAGED, Harm.DOUBLED])
 @pytest.mark.parametrize("count", [3, 4, 5, 8])
 def test_whatever_is_lost_no_answer_is_wrong_and_no_command_comes_twice(harm: Harm, count: int) -> None:

@@ -279,6 +279,7 @@ def test_card_that_asks_for_time_without_end_is_given_up(rig: Rig) -> None:  # R
 # --- parties that keep to nothing
 
 
+@pytest.mark.attack("P3")
 def test_hostile_ats_is_a_decode_error(rig: Rig) -> None:  # P3
     answers = iter([b"00", b"02", b"0478", b"05780070", b"0a78007000", b"ff" * 20, b"0578007000ff"])
     with raw_card(rig.port, lambda _: b"106A " + next(answers)):

@@ -18,7 +18,6 @@ from protocol.money import MAX_MINOR, Amount, Currency
 _SAMPLE = st.sampled_from([Currency.of(code) for code in ("EUR", "USD", "JPY", "KWD", "IQD", "CLF", "ISK", "UYW")])
 
 
-@pytest.mark.attack("B7")
 @pytest.mark.parametrize(
     ("code", "number", "exponent"),
     [

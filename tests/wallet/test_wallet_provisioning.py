@@ -397,7 +397,6 @@ def test_the_issuers_time_is_not_forgotten_with_the_first_cards(
     assert Purse.decode(stored).last_time == ahead
 
 
-@pytest.mark.attack("T6")
 def test_setting_up_again_keeps_cards_and_money(tmp_path: Path) -> None:
     made = Home(tmp_path)
     set_up_issuer(made)
