@@ -16,12 +16,12 @@ from construct import (
     GreedyBytes,
     Int16ub,
     Prefixed,
-    Struct,
     Terminated,
 )
 
 from protocol.errors import DecodeError
 from protocol.status import StatusWord
+from protocol.wire import Fields
 
 MAX_DATA = 0xFFFF
 SHORT_MAX_DATA = 0xFF
@@ -33,15 +33,15 @@ _CHAINABLE = (0x00, 0x80)  # classes 00 to 1F and 80 to 9F
 _HEADER = ("cla" / Byte, "ins" / Byte, "p1" / Byte, "p2" / Byte)
 _ZERO = Const(b"\0")
 _CASES: dict[str, Construct[Any, Any]] = {
-    "1": Struct(*_HEADER, Terminated),
-    "2S": Struct(*_HEADER, "le" / Byte, Terminated),
-    "3S": Struct(*_HEADER, "data" / Prefixed(Byte, GreedyBytes), Terminated),
-    "4S": Struct(*_HEADER, "data" / Prefixed(Byte, GreedyBytes), "le" / Byte, Terminated),
-    "2E": Struct(*_HEADER, _ZERO, "le" / Int16ub, Terminated),
-    "3E": Struct(*_HEADER, _ZERO, "data" / Prefixed(Int16ub, GreedyBytes), Terminated),
-    "4E": Struct(*_HEADER, _ZERO, "data" / Prefixed(Int16ub, GreedyBytes), "le" / Int16ub, Terminated),
+    "1": Fields(*_HEADER, Terminated),
+    "2S": Fields(*_HEADER, "le" / Byte, Terminated),
+    "3S": Fields(*_HEADER, "data" / Prefixed(Byte, GreedyBytes), Terminated),
+    "4S": Fields(*_HEADER, "data" / Prefixed(Byte, GreedyBytes), "le" / Byte, Terminated),
+    "2E": Fields(*_HEADER, _ZERO, "le" / Int16ub, Terminated),
+    "3E": Fields(*_HEADER, _ZERO, "data" / Prefixed(Int16ub, GreedyBytes), Terminated),
+    "4E": Fields(*_HEADER, _ZERO, "data" / Prefixed(Int16ub, GreedyBytes), "le" / Int16ub, Terminated),
 }
-_RESPONSE = Struct("data" / Bytes(lambda this: this._.length), "sw" / Int16ub, Terminated)
+_RESPONSE = Fields("data" / Bytes(lambda given: given.length), "sw" / Int16ub, Terminated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +109,12 @@ class Command:
             parsed = _CASES[case].parse(apdu)
         except ConstructError:
             raise DecodeError("Command", "Lc", f"does not fit an APDU of {len(apdu)} bytes") from None
-        if case in ("3E", "4E") and not parsed.data:
+        if case in ("3E", "4E") and not parsed["data"]:
             raise DecodeError("Command", "Lc", "an extended length of 0")
         ne: int | None = None
         if "le" in parsed:
-            ne = parsed.le or (MAX_NE if case.endswith("E") else SHORT_MAX_NE)
-        return cls(parsed.cla, parsed.ins, parsed.p1, parsed.p2, parsed.get("data", b""), ne)
+            ne = parsed["le"] or (MAX_NE if case.endswith("E") else SHORT_MAX_NE)
+        return cls(parsed["cla"], parsed["ins"], parsed["p1"], parsed["p2"], parsed.get("data", b""), ne)
 
 
 def _case_of(apdu: bytes) -> str:
@@ -147,4 +147,4 @@ class Response:
         if not 2 <= len(apdu) <= MAX_NE + 2:
             raise DecodeError("Response", "SW", f"{len(apdu)} bytes are no response APDU")
         parsed = _RESPONSE.parse(apdu, length=len(apdu) - 2)
-        return cls(parsed.data, StatusWord(parsed.sw))
+        return cls(parsed["data"], StatusWord(parsed["sw"]))

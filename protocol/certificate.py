@@ -14,13 +14,13 @@ from datetime import date
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
 
-from construct import Byte, Bytes, Construct, FocusedSeq, GreedyBytes, Struct
+from construct import Byte, Bytes, Construct, FocusedSeq, GreedyBytes
 
 from protocol import signing
 from protocol.errors import Check
 from protocol.tags import Tag
 from protocol.tlv import tagged
-from protocol.wire import Coded, FieldAdapter, Nested, NumericDate, NumericInt, Wire
+from protocol.wire import Coded, FieldAdapter, Fields, Nested, NumericDate, NumericInt, Wire
 
 SERIAL_LENGTH = 8
 AUTHORITY_LENGTH = 4
@@ -59,7 +59,7 @@ class PrintableText(FieldAdapter):
 
 
 def _layout(*body: Any) -> Construct[Any, Any]:
-    return tagged(Tag.CERTIFICATE, Struct(*body))
+    return tagged(Tag.CERTIFICATE, Fields(*body))
 
 
 _COMMON_HEAD = (
@@ -111,7 +111,7 @@ class Merchant(Wire):
     category: int
     currency: int
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "name" / tagged(Tag.MERCHANT_NAME, PrintableText(MERCHANT_NAME_LENGTH)),
         "category" / tagged(Tag.MERCHANT_CATEGORY, NumericInt(4)),
         "currency" / tagged(Tag.TRANSACTION_CURRENCY, NumericInt(4)),

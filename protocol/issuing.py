@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
 
-from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, Prefixed, PrefixedArray, Struct
+from construct import Byte, Bytes, Construct, GreedyBytes, Int32ub, Int64ub, Prefixed, PrefixedArray
 
 from protocol import signing
 from protocol.card_number import CardNumber
@@ -35,7 +35,7 @@ from protocol.settlement import (
     TerminalReport,
 )
 from protocol.vouchers import LoadRequest, Voucher
-from protocol.wire import Coded, Nested, NumericInt, Wire
+from protocol.wire import Coded, Fields, Nested, NumericInt, Wire
 
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
@@ -88,7 +88,7 @@ class IssuerRefusedError(TapLabError):
 class AnchorsRequest(Wire):
     """Ask for the trust anchors; done once, when a wallet or terminal is set up."""
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct()
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Anchors(Wire):
     acquirer_id: bytes
     acquirer_key: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "issuer_id" / Bytes(4),
         "issuer_key" / Bytes(signing.POINT_LENGTH),
         "operations_key" / Bytes(signing.POINT_LENGTH),
@@ -125,7 +125,7 @@ class Application(Wire):
     credential_keys: tuple[bytes, ...]
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device_key" / Bytes(signing.POINT_LENGTH),
         "sealing_key" / Bytes(32),
         "currency" / NumericInt(4),
@@ -156,7 +156,7 @@ class Issuance(Wire):
     sealed_numbers: bytes
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "certificates" / PrefixedArray(Byte, Nested(CredentialCertificate)),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
         "sealed_numbers" / GreedyBytes,
@@ -177,7 +177,7 @@ class IssuedNumbers(Wire):
 
     numbers: tuple[CardNumber, ...]
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("numbers" / PrefixedArray(Byte, CardNumberField()))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("numbers" / PrefixedArray(Byte, CardNumberField()))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "numbers", tuple(self.numbers))
@@ -197,7 +197,7 @@ class TerminalApplication(Wire):
     merchant: Merchant
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "public_key" / Bytes(signing.POINT_LENGTH),
         "terminal_id" / Prefixed(Byte, PrintableText(TERMINAL_ID_LENGTH)),
         "merchant" / Nested(Merchant),
@@ -215,14 +215,14 @@ class TerminalIssuance(Wire):
 
     certificate: TerminalCertificate
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("certificate" / Nested(TerminalCertificate))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("certificate" / Nested(TerminalCertificate))
 
 
 @dataclass(frozen=True, slots=True)
 class BlockListRequest(Wire):
     """Ask for the newest list of what is blocked."""
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct()
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields()
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class BlockList(Wire):
     numbers: tuple[CardNumber, ...]
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "time" / Int64ub,
         "terminals" / PrefixedArray(Int32ub, Bytes(8)),
         "numbers" / PrefixedArray(Int32ub, CardNumberField()),
@@ -256,7 +256,7 @@ class Refusal(Wire):
 
     reason: RefusalReason
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("reason" / Coded(RefusalReason, Byte))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("reason" / Coded(RefusalReason, Byte))
 
 
 _KINDS: dict[int, type[Wire]] = {

@@ -10,7 +10,7 @@ from datetime import date, time
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from construct import Byte, Bytes, Construct, GreedyBytes, Int16ub, Struct
+from construct import Byte, Bytes, Construct, GreedyBytes, Int16ub
 
 from protocol import envelope, signing
 from protocol.card_number import CardNumber
@@ -18,7 +18,18 @@ from protocol.certificate import CredentialCertificate, TerminalCertificate
 from protocol.channel import SECRET_LENGTH, TRANSACTION_ID_LENGTH
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
-from protocol.wire import AnyAdapter, Coded, Digits, FieldAdapter, Nested, NumericDate, NumericInt, NumericTime, Wire
+from protocol.wire import (
+    AnyAdapter,
+    Coded,
+    Digits,
+    FieldAdapter,
+    Fields,
+    Nested,
+    NumericDate,
+    NumericInt,
+    NumericTime,
+    Wire,
+)
 
 CHALLENGE_LENGTH = 8
 TAP_KEY_LENGTH = 32
@@ -83,7 +94,7 @@ class RelayCheck(Wire):
 
     value: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("value" / Bytes(CHALLENGE_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("value" / Bytes(CHALLENGE_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,7 @@ class GetVirtualCard(Wire):
     tap_key: bytes
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "certificate" / Nested(TerminalCertificate),
         "tap_key" / Bytes(TAP_KEY_LENGTH),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
@@ -120,7 +131,7 @@ class CardPlaintext(Wire):
     secret: Secret
     open_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "number" / CardNumberField(),
         "currency" / NumericInt(4),
         "counter" / Int16ub,
@@ -140,7 +151,7 @@ class VirtualCard(Wire):
     signature: bytes
     certificate: CredentialCertificate
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "sealed" / Bytes(SEALED_LENGTH),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
         "certificate" / Nested(CredentialCertificate),
@@ -159,7 +170,7 @@ class Debit(Wire):
     date: date
     time: time
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "amount" / NumericInt(12),
         "currency" / NumericInt(4),
         "date" / NumericDate(6),
@@ -178,7 +189,7 @@ class DebitResult(Wire):
     result: Result
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "result" / Coded(Result, Byte), "signature" / Bytes(signing.SIGNATURE_LENGTH)
     )
 
@@ -189,7 +200,7 @@ class Confirm(Wire):
 
     transaction_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("transaction_id" / GreedyBytes)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("transaction_id" / GreedyBytes)
 
     def __post_init__(self) -> None:
         if len(self.transaction_id) not in (0, TRANSACTION_ID_LENGTH):
@@ -202,7 +213,7 @@ class Confirmed(Wire):
 
     open_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("open_id" / Bytes(TRANSACTION_ID_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("open_id" / Bytes(TRANSACTION_ID_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +222,7 @@ class Cancel(Wire):
 
     transaction_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("transaction_id" / Bytes(TRANSACTION_ID_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("transaction_id" / Bytes(TRANSACTION_ID_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +236,7 @@ class Settled(Wire):
     signature: bytes
     open_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "result" / Coded(Result, Byte),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
         "open_id" / Bytes(TRANSACTION_ID_LENGTH),
@@ -243,7 +254,7 @@ class Cancellation(Wire):
     counter: int
     transaction_id: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "version" / Byte,
         "suite" / Byte,
         "credential_hash" / Bytes(DIGEST_LENGTH),
@@ -277,7 +288,7 @@ class Receipt(Wire):
     debit: Debit
     result: Result
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "version" / Byte,
         "suite" / Byte,
         "credential_hash" / Bytes(DIGEST_LENGTH),

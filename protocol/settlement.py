@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from construct import Byte, Bytes, Construct, Flag, Int16ub, Int32ub, Int64ub, PrefixedArray, Struct
+from construct import Byte, Bytes, Construct, Flag, Int16ub, Int32ub, Int64ub, PrefixedArray
 
 from protocol import signing
 from protocol.certificate import SERIAL_LENGTH
@@ -20,7 +20,7 @@ from protocol.channel import TRANSACTION_ID_LENGTH
 from protocol.labels import Label, labelled
 from protocol.messages import DIGEST_LENGTH, Receipt
 from protocol.vouchers import DEVICE_ID_LENGTH, Voucher
-from protocol.wire import Coded, Nested, Wire
+from protocol.wire import Coded, Fields, Nested, Wire
 
 NONCE_LENGTH = 16
 MAX_LISTED = 1024  # debits in one statement; a wallet with more sends several
@@ -34,7 +34,7 @@ class NonceRequest(Wire):
 
     device: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("device" / Bytes(DEVICE_ID_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("device" / Bytes(DEVICE_ID_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class IssuerNonce(Wire):
 
     nonce: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("nonce" / Bytes(NONCE_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("nonce" / Bytes(NONCE_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ListedDebit(Wire):
     credential: bytes
     receipt: Receipt
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("credential" / Bytes(SERIAL_LENGTH), "receipt" / Nested(Receipt))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("credential" / Bytes(SERIAL_LENGTH), "receipt" / Nested(Receipt))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Statement(Wire):
     wanted: tuple[bytes, ...]
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Bytes(DEVICE_ID_LENGTH),
         "nonce" / Bytes(NONCE_LENGTH),
         "challenge" / Bytes(NONCE_LENGTH),
@@ -136,7 +136,7 @@ class DebitOutcome(Wire):
     transaction_id: bytes
     outcome: SettledAs
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "transaction_id" / Bytes(TRANSACTION_ID_LENGTH), "outcome" / Coded(SettledAs, Byte)
     )
 
@@ -162,7 +162,7 @@ class Settlement(Wire):
     time: int
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Bytes(DEVICE_ID_LENGTH),
         "challenge" / Bytes(NONCE_LENGTH),
         "standing" / Coded(Standing, Byte),
@@ -194,7 +194,7 @@ class Claim(Wire):
     receipt_signature: bytes
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "credential" / Bytes(SERIAL_LENGTH),
         "receipt" / Nested(Receipt),
         "receipt_signature" / Bytes(signing.SIGNATURE_LENGTH),
@@ -216,7 +216,7 @@ class Void(Wire):
     transaction_id: bytes
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "terminal_hash" / Bytes(DIGEST_LENGTH),
         "credential" / Bytes(SERIAL_LENGTH),
         "counter" / Int16ub,
@@ -236,7 +236,7 @@ class TerminalReport(Wire):
     claims: tuple[Claim, ...]
     voids: tuple[Void, ...]
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "claims" / PrefixedArray(Int16ub, Nested(Claim)), "voids" / PrefixedArray(Int16ub, Nested(Void))
     )
 
@@ -277,7 +277,7 @@ class ReportAnswer(Wire):
     verdicts: tuple[Verdict, ...]
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "verdicts" / PrefixedArray(Int16ub, Coded(Verdict, Byte)), _SIGNATURE
     )
 

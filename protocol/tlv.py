@@ -18,13 +18,13 @@ from construct import (
     GreedyBytes,
     Prefixed,
     StreamError,
-    Struct,
     TerminatedError,
     stream_read,
     stream_write,
 )
 
 from protocol.errors import DecodeError
+from protocol.wire import Fields
 
 MAX_LENGTH = 0xFFFF
 
@@ -92,7 +92,7 @@ def _length_bytes(length: int) -> bytes:
 
 TAG = _Tag()
 LENGTH = _Length()
-OBJECT = Struct("tag" / TAG, "value" / Prefixed(LENGTH, GreedyBytes))
+OBJECT = Fields("tag" / TAG, "value" / Prefixed(LENGTH, GreedyBytes))
 
 
 def tag_bytes(tag: int) -> bytes:
@@ -158,8 +158,9 @@ def parse_list(data: bytes, structure: str = "TLV") -> list[tuple[int, bytes]]:
             item = OBJECT.parse(data[position:])
         except StreamError:
             raise DecodeError(structure, f"offset {position}", "not a BER-TLV data object") from None
-        objects.append((item.tag, item.value))
-        position += len(encode(item.tag, item.value))
+        tag, value = item["tag"], item["value"]
+        objects.append((tag, value))
+        position += len(encode(tag, value))
     return objects
 
 

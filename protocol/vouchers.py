@@ -8,11 +8,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from construct import Bytes, Construct, Int32ub, Struct
+from construct import Bytes, Construct, Int32ub
 
 from protocol import signing
 from protocol.labels import Label, labelled
-from protocol.wire import NumericInt, Wire
+from protocol.wire import Fields, NumericInt, Wire
 
 DEVICE_ID_LENGTH = 8
 
@@ -32,7 +32,7 @@ class LoadRequest(Wire):
     currency: int
     signature: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Bytes(DEVICE_ID_LENGTH),
         "number" / Int32ub,
         "amount" / NumericInt(12),

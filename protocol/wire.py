@@ -82,6 +82,28 @@ def _reason(error: ConstructError) -> str:
     }.get(type(error).__name__, "malformed")
 
 
+class Fields(AnyConstruct):
+    """Named fields one after another: construct's Struct for layouts in which no field depends on another one.
+
+    Struct keeps a context for such references at every level, which cost half the time of a message.
+    """
+
+    def __init__(self, *fields: Any) -> None:
+        """Describe `fields`, each written as `"name" / construct`, or without a name when it holds no value."""
+        super().__init__()
+        self._fields = tuple((field.name, field.subcon if field.name else field) for field in fields)
+
+    def _parse(self, stream: Any, context: Any, path: Any) -> dict[str, Any]:
+        parsed = {name: field._parse(stream, context, f"{path} -> {name}") for name, field in self._fields}
+        parsed.pop(None, None)
+        return parsed
+
+    def _build(self, obj: Any, stream: Any, context: Any, path: Any) -> Any:
+        for name, field in self._fields:
+            field._build(obj[name] if name else None, stream, context, f"{path} -> {name}")
+        return obj
+
+
 class Nested(AnyConstruct):
     """A Wire value inside another one."""
 

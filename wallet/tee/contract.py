@@ -24,14 +24,13 @@ from construct import (
     PascalString,
     Prefixed,
     PrefixedArray,
-    Struct,
 )
 
 from protocol.apdu import Command
 from protocol.errors import TapLabError
 from protocol.messages import CHALLENGE_LENGTH, Result
 from protocol.settlement import NONCE_LENGTH, SettledAs
-from protocol.wire import Coded, Nested, Wire
+from protocol.wire import Coded, Fields, Nested, Wire
 
 REFERENCE_LENGTH = 8
 
@@ -110,7 +109,7 @@ class BegunTap(Wire):
     nonce: bytes
     locked: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("nonce" / Bytes(CHALLENGE_LENGTH), "locked" / Flag)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("nonce" / Bytes(CHALLENGE_LENGTH), "locked" / Flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +121,7 @@ class CardRequest(Wire):
     p2: int
     data: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "prefix" / Prefixed(Int32ub, GreedyBytes), "p1" / Byte, "p2" / Byte, "data" / GreedyBytes
     )
 
@@ -134,7 +133,7 @@ class ChannelRequest(Wire):
     header: bytes
     data: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("header" / Bytes(4), "data" / GreedyBytes)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("header" / Bytes(4), "data" / GreedyBytes)
 
     def command(self) -> Command:
         """Return the command APDU."""
@@ -154,7 +153,7 @@ class Shown(Wire):
     balance: int
     reference: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "merchant" / PascalString(Byte, "ascii"),
         "terminal_id" / PascalString(Byte, "ascii"),
         "amount" / Int64ub,
@@ -172,7 +171,7 @@ class ChannelAnswer(Wire):
     shown: Shown
     body: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("shown" / Nested(Shown), "body" / GreedyBytes)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("shown" / Nested(Shown), "body" / GreedyBytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +180,7 @@ class Consent(Wire):
 
     granted: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("granted" / Flag)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("granted" / Flag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +196,7 @@ class WalletView(Wire):
     no_pin_limit: int
     locked: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Prefixed(Byte, GreedyBytes),
         "currency" / Int16ub,
         "balance" / Int64ub,
@@ -218,7 +217,7 @@ class Report(Wire):
     missing: tuple[str, ...]
     operations: tuple[int, ...]
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "landlock_abi" / Byte,
         "seccomp" / Flag,
         "missing" / PrefixedArray(Byte, PascalString(Int16ub, "utf8")),
@@ -237,7 +236,7 @@ class ApplyRequest(Wire):
     currency: int
     count: int
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("currency" / Int16ub, "count" / Byte)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("currency" / Int16ub, "count" / Byte)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +246,7 @@ class Installation(Wire):
     application: bytes
     issuance: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "application" / Prefixed(Int32ub, GreedyBytes), "issuance" / Prefixed(Int32ub, GreedyBytes)
     )
 
@@ -259,7 +258,7 @@ class LoadOrder(Wire):
     amount: int
     currency: int
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("amount" / Int64ub, "currency" / Int16ub)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("amount" / Int64ub, "currency" / Int16ub)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +267,7 @@ class StatementOrder(Wire):
 
     nonce: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("nonce" / Bytes(NONCE_LENGTH))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("nonce" / Bytes(NONCE_LENGTH))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +277,7 @@ class DecidedDebit(Wire):
     reference: bytes
     outcome: SettledAs
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "reference" / Bytes(REFERENCE_LENGTH), "outcome" / Coded(SettledAs, Byte)
     )
 
@@ -291,7 +290,7 @@ class SettledView(Wire):
     decided: tuple[DecidedDebit, ...]
     more: bool
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "view" / Prefixed(Int16ub, Nested(WalletView)),
         "decided" / PrefixedArray(Int16ub, Nested(DecidedDebit)),
         "more" / Flag,
@@ -305,4 +304,4 @@ class SettledView(Wire):
 class Nothing(Wire):
     """No parameters, or no answer."""
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct()
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields()

@@ -19,7 +19,6 @@ from construct import (
     Int64ub,
     Prefixed,
     PrefixedArray,
-    Struct,
 )
 
 from protocol import signing
@@ -27,7 +26,7 @@ from protocol.card_number import CardNumber
 from protocol.certificate import CredentialCertificate
 from protocol.messages import CardNumberField, Debit, Receipt, Result, SecretField
 from protocol.secret import Secret
-from protocol.wire import Coded, Nested, Wire
+from protocol.wire import Coded, Fields, Nested, Wire
 
 PURSE = b"purse"
 DEVICE = b"device"
@@ -46,7 +45,7 @@ class Device(Wire):
     signing_scalar: Secret
     sealing_key: Secret
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("signing_scalar" / SecretField(32), "sealing_key" / SecretField(32))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("signing_scalar" / SecretField(32), "sealing_key" / SecretField(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Purse(Wire):
     debits: int = 0
     acknowledged: int = 0
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "currency" / Int16ub,
         "balance" / Int64ub,
         "loads" / Int32ub,
@@ -81,7 +80,7 @@ class Limits(Wire):
 
     reads: int = 3
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("reads" / Int16ub)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("reads" / Int16ub)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ class Pending(Wire):
 
     scalars: tuple[Secret, ...]
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct("scalars" / PrefixedArray(Byte, SecretField(32)))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("scalars" / PrefixedArray(Byte, SecretField(32)))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scalars", tuple(self.scalars))
@@ -105,7 +104,7 @@ class Credential(Wire):
     counter: int
     certificate: CredentialCertificate
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "scalar" / SecretField(32),
         "number" / CardNumberField(),
         "counter" / Int16ub,
@@ -151,7 +150,7 @@ class Transaction(Wire):
     signature: bytes
     number: int = 0
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "terminal_hash" / Bytes(32),
         "transaction_id" / Bytes(16),
         "credential_serial" / Bytes(8),

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from construct import Byte, Construct, Flag, GreedyBytes, GreedyRange, Int32ub, Prefixed, Struct
+from construct import Byte, Construct, Flag, GreedyBytes, GreedyRange, Int32ub, Prefixed
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol import tally
 from protocol.errors import TapLabError
 from protocol.secret import Secret
-from protocol.wire import Nested, Wire
+from protocol.wire import Fields, Nested, Wire
 from wallet.tee.freshness import FreshnessCounter
 
 FILE_NAME = "state.log"
@@ -54,7 +54,7 @@ class _Change(Wire):
     kept: bool
     value: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Struct(
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "key" / Prefixed(Byte, GreedyBytes), "kept" / Flag, "value" / Prefixed(Int32ub, GreedyBytes)
     )
 
