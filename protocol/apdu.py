@@ -20,8 +20,8 @@ from construct import (
 )
 
 from protocol.errors import DecodeError
+from protocol.layout import Fields
 from protocol.status import StatusWord
-from protocol.wire import Fields
 
 MAX_DATA = 0xFFFF
 SHORT_MAX_DATA = 0xFF

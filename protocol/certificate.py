@@ -18,9 +18,10 @@ from construct import Byte, Bytes, Construct, FocusedSeq, GreedyBytes
 
 from protocol import signing
 from protocol.errors import Check
+from protocol.layout import Fields
 from protocol.tags import Tag
 from protocol.tlv import tagged
-from protocol.wire import Coded, FieldAdapter, Fields, Nested, NumericDate, NumericInt, Wire
+from protocol.wire import Coded, FieldAdapter, Nested, NumericDate, NumericInt, Wire
 
 SERIAL_LENGTH = 8
 AUTHORITY_LENGTH = 4

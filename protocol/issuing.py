@@ -25,6 +25,7 @@ from protocol.certificate import (
 )
 from protocol.errors import DecodeError, TapLabError
 from protocol.labels import Label, labelled
+from protocol.layout import Fields
 from protocol.messages import CardNumberField
 from protocol.settlement import (
     IssuerNonce,
@@ -35,7 +36,7 @@ from protocol.settlement import (
     TerminalReport,
 )
 from protocol.vouchers import LoadRequest, Voucher
-from protocol.wire import Coded, Fields, Nested, NumericInt, Wire
+from protocol.wire import Coded, Nested, NumericInt, Wire
 
 AnyWire = TypeVar("AnyWire", bound=Wire)
 

@@ -17,19 +17,9 @@ from protocol.card_number import CardNumber
 from protocol.certificate import CredentialCertificate, TerminalCertificate
 from protocol.channel import SECRET_LENGTH, TRANSACTION_ID_LENGTH
 from protocol.labels import Label, labelled
+from protocol.layout import AnyAdapter, Fields
 from protocol.secret import Secret
-from protocol.wire import (
-    AnyAdapter,
-    Coded,
-    Digits,
-    FieldAdapter,
-    Fields,
-    Nested,
-    NumericDate,
-    NumericInt,
-    NumericTime,
-    Wire,
-)
+from protocol.wire import Coded, Digits, FieldAdapter, Nested, NumericDate, NumericInt, NumericTime, Wire
 
 CHALLENGE_LENGTH = 8
 TAP_KEY_LENGTH = 32

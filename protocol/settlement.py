@@ -18,9 +18,10 @@ from protocol import signing
 from protocol.certificate import SERIAL_LENGTH
 from protocol.channel import TRANSACTION_ID_LENGTH
 from protocol.labels import Label, labelled
+from protocol.layout import Fields
 from protocol.messages import DIGEST_LENGTH, Receipt
 from protocol.vouchers import DEVICE_ID_LENGTH, Voucher
-from protocol.wire import Coded, Fields, Nested, Wire
+from protocol.wire import Coded, Nested, Wire
 
 NONCE_LENGTH = 16
 MAX_LISTED = 1024  # debits in one statement; a wallet with more sends several

@@ -24,7 +24,7 @@ from construct import (
 )
 
 from protocol.errors import DecodeError
-from protocol.wire import Fields
+from protocol.layout import Fields
 
 MAX_LENGTH = 0xFFFF
 

@@ -12,7 +12,8 @@ from construct import Bytes, Construct, Int32ub
 
 from protocol import signing
 from protocol.labels import Label, labelled
-from protocol.wire import Fields, NumericInt, Wire
+from protocol.layout import Fields
+from protocol.wire import NumericInt, Wire
 
 DEVICE_ID_LENGTH = 8
 

@@ -6,18 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import date, time
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from construct import Adapter, Bytes, Construct, ConstructError, ValidationError, stream_write
+from construct import Bytes, Construct, ConstructError, ValidationError, stream_write
 
 from protocol.errors import DecodeError
-
-if TYPE_CHECKING:
-    AnyAdapter = Adapter[Any, Any, Any, Any]
-    AnyConstruct = Construct[Any, Any]
-else:  # construct's own classes take no type arguments at run time
-    AnyAdapter = Adapter
-    AnyConstruct = Construct
+from protocol.layout import AnyAdapter, AnyConstruct
 
 
 @dataclass(frozen=True)
@@ -80,28 +74,6 @@ def _reason(error: ConstructError) -> str:
         "ConstError": "not the value that stands here",
         "MappingError": "unknown value",
     }.get(type(error).__name__, "malformed")
-
-
-class Fields(AnyConstruct):
-    """Named fields one after another: construct's Struct for layouts in which no field depends on another one.
-
-    Struct keeps a context for such references at every level, which cost half the time of a message.
-    """
-
-    def __init__(self, *fields: Any) -> None:
-        """Describe `fields`, each written as `"name" / construct`, or without a name when it holds no value."""
-        super().__init__()
-        self._fields = tuple((field.name, field.subcon if field.name else field) for field in fields)
-
-    def _parse(self, stream: Any, context: Any, path: Any) -> dict[str, Any]:
-        parsed = {name: field._parse(stream, context, f"{path} -> {name}") for name, field in self._fields}
-        parsed.pop(None, None)
-        return parsed
-
-    def _build(self, obj: Any, stream: Any, context: Any, path: Any) -> Any:
-        for name, field in self._fields:
-            field._build(obj[name] if name else None, stream, context, f"{path} -> {name}")
-        return obj
 
 
 class Nested(AnyConstruct):

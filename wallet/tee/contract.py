@@ -28,9 +28,10 @@ from construct import (
 
 from protocol.apdu import Command
 from protocol.errors import TapLabError
+from protocol.layout import Fields
 from protocol.messages import CHALLENGE_LENGTH, Result
 from protocol.settlement import NONCE_LENGTH, SettledAs
-from protocol.wire import Coded, Fields, Nested, Wire
+from protocol.wire import Coded, Nested, Wire
 
 REFERENCE_LENGTH = 8
 

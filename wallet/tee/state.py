@@ -24,9 +24,10 @@ from construct import (
 from protocol import signing
 from protocol.card_number import CardNumber
 from protocol.certificate import CredentialCertificate
+from protocol.layout import Fields
 from protocol.messages import CardNumberField, Debit, Receipt, Result, SecretField
 from protocol.secret import Secret
-from protocol.wire import Coded, Fields, Nested, Wire
+from protocol.wire import Coded, Nested, Wire
 
 PURSE = b"purse"
 DEVICE = b"device"

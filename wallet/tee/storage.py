@@ -22,8 +22,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from protocol import tally
 from protocol.errors import TapLabError
+from protocol.layout import Fields
 from protocol.secret import Secret
-from protocol.wire import Fields, Nested, Wire
+from protocol.wire import Nested, Wire
 from wallet.tee.freshness import FreshnessCounter
 
 FILE_NAME = "state.log"
