@@ -110,6 +110,22 @@ def block(home: Home, as_json: bool, kind: str, name: str) -> None:
         click.echo(f"The {kind} {name} is blocked. Next: tap-pos sync, tap-wallet sync.")
 
 
+@cli.command("unblock-pin")
+@click.argument("device")
+@common_options
+def unblock_pin(home: Home, as_json: bool, device: str) -> None:
+    """Let the wallet of id DEVICE have its PIN tries back, once: its user then runs `tap-wallet pin --unblock`."""
+    from issuer.register import Register
+
+    register = Register(home.issuer)
+    register.allow_unblocking(device)
+    register.close()
+    if as_json:
+        print_json({"device": device, "may_unblock": True})
+    else:
+        click.echo("The wallet may unblock its PIN once. Next, by its user: tap-wallet pin --unblock.")
+
+
 @cli.command()
 @click.option(
     "--at",

@@ -38,7 +38,7 @@ from sqlalchemy.exc import DatabaseError
 from protocol.errors import UsageError
 
 FILE_NAME = "issuer.sqlite"
-VERSION = 2
+VERSION = 3
 
 _metadata = MetaData()
 
@@ -55,6 +55,7 @@ _devices = Table(
     Column("nonce_at", BigInteger, nullable=False, default=0),
     Column("restored_at", BigInteger, nullable=False, default=0),
     Column("reissued_at", BigInteger, nullable=False, default=0),
+    Column("may_unblock", Boolean, nullable=False, default=False),
 )
 _credentials = Table(
     "credentials",
@@ -123,7 +124,7 @@ class DeviceRow:
 
     `listed` is how many debits it has listed, `nonce` what its next statement is signed over and `nonce_at` when that was
     given. `restored_at` is when it said that its storage was put back, `reissued_at` when its money was reissued since.
-    Times are seconds since 1970, 0 for never.
+    Times are seconds since 1970, 0 for never. `may_unblock` is the operator's word that its PIN may have its tries back.
     """
 
     device: bytes
@@ -136,6 +137,7 @@ class DeviceRow:
     nonce_at: int = 0
     restored_at: int = 0
     reissued_at: int = 0
+    may_unblock: bool = False
 
 
 @dataclass(frozen=True, slots=True)

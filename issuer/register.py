@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from issuer.database import Books, Database, DeviceRow, TerminalRow
@@ -91,17 +91,29 @@ class Register:
 
     def block_card(self, serial: str) -> None:
         """Block a card by its serial; terminals learn of its number with their next list."""
-        try:
-            key = bytes.fromhex(serial)
-        except ValueError:
-            raise UsageError(f"{serial!r} is no serial; `tap-issuer show --cards` lists them") from None
+        key = _serial(serial)
         with self._database.transaction() as books:
             if not books.block_credential(key):
                 raise UsageError(f"no card has the serial {serial}; `tap-issuer show --cards` lists them")
 
+    def allow_unblocking(self, device: str) -> None:
+        """Let the wallet of this id unblock its PIN once."""
+        with self._database.transaction() as books:
+            row = books.device(_serial(device, "wallet's id; `tap-issuer show` lists them"))
+            if row is None:
+                raise UsageError(f"no wallet has the id {device}; `tap-issuer show` lists them")
+            books.update_device(replace(row, may_unblock=True))
+
     def close(self) -> None:
         """Close the database."""
         self._database.close()
+
+
+def _serial(text: str, what: str = "serial; `tap-issuer show --cards` lists them") -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(f"{text!r} is no {what}") from None
 
 
 def _wallet(row: DeviceRow, cards: int, books: Books) -> WalletEntry:

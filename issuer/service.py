@@ -39,6 +39,8 @@ from protocol.issuing import (
     RefusalReason,
     TerminalApplication,
     TerminalIssuance,
+    Unblocking,
+    UnblockRequest,
     decode_message,
     encode_message,
 )
@@ -73,6 +75,7 @@ class Issuer:
             NonceRequest: self._nonce,
             Statement: lambda statement, books: self._clearing(books).settle(statement),
             TerminalReport: self._report,
+            UnblockRequest: self._unblock,
         }
 
     def handle(self, request: bytes) -> bytes:
@@ -181,6 +184,18 @@ class Issuer:
         if request.number != (newest.number if newest else 0) + 1:
             raise IssuerRefusedError(RefusalReason.LOAD_NUMBER)
         return self._clearing(books).add_voucher(device, request.number, request.amount)
+
+    def _unblock(self, request: UnblockRequest, books: Books) -> Unblocking:
+        """Let a PIN have its tries back, once for each time that the operator allowed it."""
+        device = books.device(request.device)
+        if device is None:
+            raise IssuerRefusedError(RefusalReason.UNKNOWN_DEVICE)
+        _require_signature(device.key, request.signature, request.signature_input())
+        if not device.may_unblock or device.blocked:
+            raise IssuerRefusedError(RefusalReason.NOT_ALLOWED)
+        books.update_device(replace(device, may_unblock=False))
+        unsigned = Unblocking(request.device, request.challenge, _UNSIGNED)
+        return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
 
     # --- settlement
 

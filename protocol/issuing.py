@@ -28,6 +28,7 @@ from protocol.labels import Label, labelled
 from protocol.layout import Fields
 from protocol.messages import CardNumberField
 from protocol.settlement import (
+    NONCE_LENGTH,
     IssuerNonce,
     NonceRequest,
     ReportAnswer,
@@ -35,7 +36,7 @@ from protocol.settlement import (
     Statement,
     TerminalReport,
 )
-from protocol.vouchers import LoadRequest, Voucher
+from protocol.vouchers import DEVICE_ID_LENGTH, LoadRequest, Voucher
 from protocol.wire import Coded, Nested, NumericInt, Wire
 
 AnyWire = TypeVar("AnyWire", bound=Wire)
@@ -57,6 +58,7 @@ class RefusalReason(IntEnum):
     NONCE = 9
     GAP = 10
     RESTORED = 11
+    NOT_ALLOWED = 12
 
     @property
     def words(self) -> str:
@@ -72,6 +74,7 @@ class RefusalReason(IntEnum):
             RefusalReason.KEY_TAKEN: "a key in the request belongs to another wallet",
             RefusalReason.NONCE: "the statement was not signed over the newest nonce; try again",
             RefusalReason.GAP: "the wallet's list of debits does not follow on its last one",
+            RefusalReason.NOT_ALLOWED: "nobody has allowed it; `tap-issuer unblock-pin` does",
             RefusalReason.RESTORED: "this wallet was put back to an older copy; `tap-wallet sync` goes on from there",
         }[self]
 
@@ -252,6 +255,40 @@ class BlockList(Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class UnblockRequest(Wire):
+    """A wallet asks for its PIN to be unblocked; `challenge` is the TEE's, so that an answer is good once."""
+
+    device: bytes
+    challenge: bytes
+    signature: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
+        "device" / Bytes(DEVICE_ID_LENGTH),
+        "challenge" / Bytes(NONCE_LENGTH),
+        "signature" / Bytes(signing.SIGNATURE_LENGTH),
+    )
+
+    def signature_input(self) -> bytes:
+        """Return what the device key signs."""
+        return labelled(Label.UNBLOCK, b"?", self.encode()[: -signing.SIGNATURE_LENGTH])
+
+
+@dataclass(frozen=True, slots=True)
+class Unblocking(Wire):
+    """The issuer lets a PIN have its tries back, since its operator said so."""
+
+    device: bytes
+    challenge: bytes
+    signature: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = UnblockRequest.LAYOUT
+
+    def signature_input(self) -> bytes:
+        """Return what the issuer signs."""
+        return labelled(Label.UNBLOCK, b"!", self.encode()[: -signing.SIGNATURE_LENGTH])
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal(Wire):
     """The issuer does not do it, and why."""
 
@@ -277,6 +314,8 @@ _KINDS: dict[int, type[Wire]] = {
     0x87: Settlement,
     0x08: TerminalReport,
     0x88: ReportAnswer,
+    0x09: UnblockRequest,
+    0x89: Unblocking,
     0xFF: Refusal,
 }
 _KIND_OF = {kind: code for code, kind in _KINDS.items()}

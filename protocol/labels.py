@@ -27,6 +27,7 @@ class Label(StrEnum):
     LOAD = "TapLab1 load"
     TERMINAL_APPLICATION = "TapLab1 terminal application"
     BLOCK_LIST = "TapLab1 block list"
+    UNBLOCK = "TapLab1 unblock PIN"
     STATEMENT = "TapLab1 wallet statement"
     SETTLEMENT = "TapLab1 settlement"
     CLAIM = "TapLab1 claim"

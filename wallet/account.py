@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from protocol.errors import UsageError
-from protocol.issuing import Anchors, AnchorsRequest, BlockList, BlockListRequest, Issuance, encode_message, expect
+from protocol.issuing import (
+    Anchors,
+    AnchorsRequest,
+    BlockList,
+    BlockListRequest,
+    Issuance,
+    Unblocking,
+    encode_message,
+    expect,
+)
 from protocol.money import Amount
 from protocol.settlement import IssuerNonce, NonceRequest, Settlement, Standing
 from protocol.transport.issuer import IssuerLink
@@ -125,6 +134,11 @@ class Account:
             decided += settled.decided
             if not settled.more:
                 return Synced(settled.view, settlement.standing, settlement.until, tuple(decided))
+
+    def unblock_pin(self) -> WalletView:
+        """Let the issuer give the PIN its tries back; IssuerRefusedError unless its operator has allowed it."""
+        request = self._tee.invoke_command(CommandId.REQUEST_UNBLOCK)
+        return self._tee.invoke(CommandId.UNBLOCK, WalletView, expect(self._issuer.exchange(request), Unblocking))
 
     def _ask(self, request: Wire, kind: type[AnyWire]) -> AnyWire:
         return expect(self._issuer.exchange(encode_message(request)), kind)

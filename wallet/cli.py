@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from console.cli import EVERYWHERE, common_options, run, trace_option
+from console.exit_codes import ExitCode
 from console.home import Home, make_private
 from console.ui import money, print_json
 from protocol.commands import DEFAULT_NAME
@@ -21,8 +22,10 @@ from protocol.errors import UsageError
 from protocol.money import Amount, Currency
 
 if TYPE_CHECKING:
+    from protocol.wire import Wire
     from wallet.account import Account
-    from wallet.tee.contract import WalletView
+    from wallet.tee.client import TeeSession
+    from wallet.tee.contract import CommandId, WalletView
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EVERYWHERE)
@@ -42,6 +45,20 @@ def _issuer_option(home: Home, issuer: str | None) -> str:
     return issuer or home.issuer_url
 
 
+trusted_ui_option = click.option(
+    "--trusted-ui",
+    default="",
+    metavar="UI",
+    help="What only the trusted world draws on: pinentry or pinentry:PROGRAM on this terminal; scripted:FILE for tests."
+    " Default: none, so nobody can agree.",
+)
+dialog_option = click.option(
+    "--trusted-ui",
+    default="pinentry",
+    show_default=True,
+    metavar="UI",
+    help="What only the trusted world draws on: pinentry or pinentry:PROGRAM on this terminal; scripted:FILE for tests.",
+)
 issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
 
 
@@ -164,7 +181,12 @@ def sync(home: Home, as_json: bool, issuer: str | None) -> None:
 @click.argument("link", required=False)
 @click.option("--name", "names", multiple=True, metavar="HEX", help="Application name to answer to; may be repeated.")
 @click.option("--allow-scheme-names", is_flag=True, help="Answer even to a registered payment scheme's name.")
-@click.option("--trusted-ui", default="", metavar="UI", help="scripted:FILE for tests. Default: none, so no consent.")
+@trusted_ui_option
+@click.option(
+    "--one-tap",
+    is_flag=True,
+    help="Ask the user while the terminal waits, so that an answer in time needs no second tap.",
+)
 @click.option("--require-sandbox", is_flag=True, help="Refuse to start if the TEE cannot be locked down fully.")
 @issuer_option
 @trace_option
@@ -176,6 +198,7 @@ def serve(
     names: tuple[str, ...],
     allow_scheme_names: bool,
     trusted_ui: str,
+    one_tap: bool,
     require_sandbox: bool,
     issuer: str | None,
     trace: bool,
@@ -198,8 +221,9 @@ def serve(
 
     _require_wallet(home)
     url = link or home.link
-    options = PhoneOptions(_names(names), trusted_ui, require_sandbox, allow_scheme_names)
-    screen = CardScreen(url, as_json=as_json)
+    tty, term = _terminal(trusted_ui)
+    options = PhoneOptions(_names(names), trusted_ui, require_sandbox, allow_scheme_names, tty, term, one_tap)
+    screen = CardScreen(url, as_json=as_json, shares_terminal=bool(tty))
     port = open_card_end(url)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -212,6 +236,21 @@ def serve(
     finally:
         port.close()
         screen.close()
+
+
+def _terminal(trusted_ui: str) -> tuple[str, str]:
+    """Return the terminal that the trusted UI appears on, and its type; empty for one that needs none."""
+    import os
+    import sys
+
+    if not trusted_ui.startswith("pinentry"):
+        return "", "dumb"
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        try:
+            return os.ttyname(stream.fileno()), os.environ.get("TERM", "dumb")
+        except (OSError, ValueError):
+            continue
+    raise UsageError("the trusted UI needs a terminal to appear on; run this in one, or choose scripted:FILE")
 
 
 def _interrupt(_: int, __: FrameType | None) -> None:
@@ -232,6 +271,90 @@ def _names(given: tuple[str, ...]) -> tuple[bytes, ...]:
     if any(not 5 <= len(name) <= 16 for name in names):
         raise UsageError("an application name has 5 to 16 bytes (ISO 7816-4 §12.2.3)")
     return names or (DEFAULT_NAME,)
+
+
+@contextmanager
+def _trusted(home: Home, trusted_ui: str) -> Iterator[TeeSession]:
+    """Yield the trusted world of `home` with a surface to ask its user on."""
+    from wallet.phone import PhoneOptions, start_of
+    from wallet.tee.client import TeeSession
+
+    _require_wallet(home)
+    tty, term = _terminal(trusted_ui)
+    session = TeeSession(start_of(home.wallet, PhoneOptions(trusted_ui=trusted_ui, tty=tty, term=term)))
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def _agreed(session: TeeSession, command: CommandId, parameters: Wire | None = None) -> bool:
+    from wallet.phone import DIALOGS_SECONDS
+    from wallet.tee.contract import Agreed
+
+    return Agreed.decode(session.invoke_command(command, parameters, DIALOGS_SECONDS)).done
+
+
+def _report_done(done: bool, what: str, *, as_json: bool) -> int:
+    if as_json:
+        print_json({"done": done})
+    else:
+        click.echo(f"{what} is set." if done else f"{what} was not changed.")
+    return ExitCode.OK if done else ExitCode.FAILED
+
+
+@cli.command()
+@click.option("--unblock", is_flag=True, help="Have its tries back, once the issuer has allowed it.")
+@dialog_option
+@issuer_option
+@common_options
+def pin(home: Home, as_json: bool, unblock: bool, trusted_ui: str, issuer: str | None) -> int:
+    """Set or change the PIN that large payments ask for. It is typed on the trusted UI and never leaves the trusted world.
+
+    Three wrong tries block it; `tap-issuer unblock-pin` and then --unblock give them back.
+    """
+    from wallet.tee.contract import CommandId
+    from wallet.ui import view_as_json
+
+    if unblock:
+        with _account(home, issuer) as account:
+            view = account.unblock_pin()
+        print_json(view_as_json(view)) if as_json else click.echo("The PIN has its three tries back.")
+        return ExitCode.OK
+    with _trusted(home, trusted_ui) as session:
+        return _report_done(_agreed(session, CommandId.CHANGE_PIN), "The PIN", as_json=as_json)
+
+
+@cli.command()
+@dialog_option
+@common_options
+def phrase(home: Home, as_json: bool, trusted_ui: str) -> int:
+    """Choose the phrase that every question of the trusted world begins with, so that a fake is noticed."""
+    from wallet.tee.contract import CommandId
+
+    with _trusted(home, trusted_ui) as session:
+        return _report_done(_agreed(session, CommandId.CHOOSE_PHRASE), "The phrase", as_json=as_json)
+
+
+@cli.command()
+@click.argument("payment")
+@click.option("--sum", "total", default="0", metavar="AMOUNT", help="Together since the last consent; 0 for no limit.")
+@click.option(
+    "--count", default=0, type=click.IntRange(0, 2**31), help="Payments since the last consent; 0 for no limit."
+)
+@dialog_option
+@common_options
+def limits(home: Home, as_json: bool, payment: str, total: str, count: int, trusted_ui: str) -> int:
+    """Let payments up to PAYMENT through without asking. The trusted UI asks whether that is your wish."""
+    from wallet.tee.contract import CommandId, NewLimits, WalletView
+
+    with _trusted(home, trusted_ui) as session:
+        currency = session.invoke(CommandId.SHOW, WalletView).currency
+        if not currency:
+            raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
+        code = Currency.of(currency).code
+        wanted = NewLimits(Amount.parse(payment, code).minor, Amount.parse(total, code).minor, count)
+        return _report_done(_agreed(session, CommandId.CHANGE_LIMITS, wanted), "The limit", as_json=as_json)
 
 
 @cli.command()

@@ -24,6 +24,7 @@ class Step(StrEnum):
     RECOVERED = "recovered"
     TERMINAL_REFUSED = "terminal refused"
     TAP_ENDED = "tap ended"
+    ASKING = "asking"
     CONSENT = "consent"
 
 

@@ -16,7 +16,7 @@ from protocol.fci import ApplicationFci
 from protocol.messages import RelayCheck, Result
 from protocol.status import StatusWord
 from wallet.card import StatusWordError
-from wallet.environment.launcher import TrustedWorldRefusedError
+from wallet.environment.launcher import ANSWER_SECONDS, TrustedWorldRefusedError
 from wallet.events import Event, Step
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import BegunTap, CardRequest, ChannelAnswer, ChannelRequest, CommandId, TeeError, TeeResult
@@ -40,8 +40,13 @@ class Stage(Enum):
 class PaymentClient:
     """One payment application by name, in front of the trusted application."""
 
-    def __init__(self, name: bytes, tee: TeeSession, events: SimpleQueue[Event | None]) -> None:
-        """Answer to `name`; tell what happens to `events`."""
+    def __init__(
+        self, name: bytes, tee: TeeSession, events: SimpleQueue[Event | None], patience: float = ANSWER_SECONDS
+    ) -> None:
+        """Answer to `name`; tell what happens to `events`. `patience` is how many seconds a payment may take the trusted
+        world: long where it asks its user within the tap.
+        """
+        self._patience = patience
         self.name = name
         self._tee = tee
         self._events = events
@@ -122,7 +127,7 @@ class PaymentClient:
             raise StatusWordError(StatusWord.CONDITIONS_NOT_SATISFIED)
         self._stage = Stage.ENDED  # whatever goes wrong in the trusted world ends the session
         request = ChannelRequest(command.unchained_header, command.data)
-        answer = self._tee.invoke(CommandId.CHANNEL, ChannelAnswer, request)
+        answer = ChannelAnswer.decode(self._tee.invoke_command(CommandId.CHANNEL, request, self._patience))
         self._stage = Stage.IN_CHANNEL
         self._events.put(_told(command, answer))
         return Response(answer.body, StatusWord.OK)

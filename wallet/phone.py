@@ -21,7 +21,7 @@ from protocol.transport.issuer import IssuerLink
 from wallet.account import Account
 from wallet.card import Card
 from wallet.directory import Directory
-from wallet.environment.launcher import Start
+from wallet.environment.launcher import ANSWER_SECONDS, Start
 from wallet.events import Event, Step
 from wallet.history import History, HistoryFailedError
 from wallet.payment import PaymentClient
@@ -30,6 +30,7 @@ from wallet.tee.contract import CommandId, Consent, WalletView
 
 _log = logging.getLogger(__name__)
 CONSENT_SECONDS = 90.0
+DIALOGS_SECONDS = 600.0  # several dialogs, one after the other
 QUIET_SECONDS = 0.05
 DEVICE_FOLDER = "device"
 STORAGE_FOLDER = "tee"
@@ -39,17 +40,32 @@ Watcher = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class PhoneOptions:
-    """How a wallet behaves: its application names, its trusted UI, whether it insists on its sandbox."""
+    """How a wallet behaves: its application names, its trusted UI, whether it insists on its sandbox.
+
+    `tty` and `term` are the terminal that a pinentry appears on, and its type. `one_tap` asks the user while the terminal
+    waits, instead of sending it away until the user has agreed.
+    """
 
     names: tuple[bytes, ...] = (DEFAULT_NAME,)
     trusted_ui: str = ""
     require_sandbox: bool = False
     allow_schemes: bool = False
+    tty: str = ""
+    term: str = "dumb"
+    one_tap: bool = False
 
 
 def start_of(folder: Path, options: PhoneOptions) -> Start:
     """Return how the TEE of the wallet in `folder` is started."""
-    return Start(folder / DEVICE_FOLDER, folder / STORAGE_FOLDER, options.trusted_ui, options.require_sandbox)
+    return Start(
+        folder / DEVICE_FOLDER,
+        folder / STORAGE_FOLDER,
+        options.trusted_ui,
+        options.require_sandbox,
+        tty=options.tty,
+        term=options.term,
+        at_once=options.one_tap,
+    )
 
 
 class Phone(Closing):
@@ -66,7 +82,10 @@ class Phone(Closing):
         self._wants_consent: Event | None = None
         self.history = History(folder)
         self.tee = TeeSession(start_of(folder, options))
-        clients: Sequence[PaymentClient] = [PaymentClient(name, self.tee, self.events) for name in options.names]
+        patience = CONSENT_SECONDS if options.one_tap else ANSWER_SECONDS
+        clients: Sequence[PaymentClient] = [
+            PaymentClient(name, self.tee, self.events, patience) for name in options.names
+        ]
         self.card = Card([*clients, Directory(options.names)], allow_schemes=options.allow_schemes)
         self.history.keep_view(self.view())
         self._housekeeping = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
@@ -122,6 +141,7 @@ class Phone(Closing):
         event, self._wants_consent = self._wants_consent, None
         if event is None:
             return
+        self._tell(Event(Step.ASKING, "the trusted world asks its user", event.merchant, event.terminal_id))
         data = self.tee.invoke_command(CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
         granted = Consent.decode(data).granted
         text = "user agreed: tap again within a minute" if granted else "user did not agree"

@@ -17,10 +17,10 @@ from protocol.settlement import SettledAs, Standing
 from wallet.account import Synced
 from wallet.events import Event, Step
 from wallet.history import Entry
-from wallet.tee.contract import Report, WalletView
+from wallet.tee.contract import NO_PIN, Report, WalletView
 
 LABEL = "TapLab"
-_TOLD = (Step.DEBITED, Step.TERMINAL_REFUSED, Step.CONSENT)
+_TOLD = (Step.DEBITED, Step.TERMINAL_REFUSED, Step.ASKING, Step.CONSENT)
 
 
 def amount_of(minor: int | None, currency: int) -> str:
@@ -39,7 +39,14 @@ def view_as_json(view: WalletView) -> dict[str, Any]:
         "cards_left": view.cards_left,
         "no_pin_limit": str(Amount(view.no_pin_limit, Currency.of(view.currency)).decimal) if applied else None,
         "locked": view.locked,
+        "sum_limit": _limit(view.sum_limit, view.currency),
+        "count_limit": view.count_limit or None,
+        "pin_tries": None if view.pin_tries == NO_PIN else view.pin_tries,
     }
+
+
+def _limit(minor: int, currency: int) -> str | None:
+    return str(Amount(minor, Currency.of(currency)).decimal) if minor and currency else None
 
 
 def view_as_text(view: WalletView) -> str:
@@ -56,6 +63,14 @@ def view_as_text(view: WalletView) -> str:
         f"balance  {amount_of(view.balance, view.currency)}",
         f"cards    {view.cards_left} left; above {amount_of(view.no_pin_limit, view.currency)} the phone asks you",
     ]
+    if view.sum_limit:
+        lines.append(f"         and when {amount_of(view.sum_limit, view.currency)} were spent since it last asked")
+    if view.count_limit:
+        lines.append(f"         and after {view.count_limit} payments since it last asked")
+    if view.pin_tries != NO_PIN:
+        lines.append(
+            f"PIN      {f'{view.pin_tries} tries left' if view.pin_tries else 'BLOCKED: tap-wallet pin --unblock'}"
+        )
     return "\n".join(lines)
 
 
@@ -142,8 +157,12 @@ def event_as_json(event: Event) -> dict[str, Any]:
 class CardScreen:
     """The live view of the card while it serves: drawn in place on a terminal, line by line elsewhere."""
 
-    def __init__(self, link: str, *, as_json: bool) -> None:
-        """Show a card that serves `link`."""
+    def __init__(self, link: str, *, as_json: bool, shares_terminal: bool = False) -> None:
+        """Show a card that serves `link`.
+
+        Where the trusted UI `shares_terminal`, nothing is drawn in place: its dialogs come between.
+        """
+        self._in_place = not shares_terminal
         self._link = link
         self._as_json = as_json
         self._live: Any = None
@@ -155,7 +174,7 @@ class CardScreen:
         self._view = view
         if self._as_json:
             print_json({"step": "ready", "link": self._link, "processes": processes, **view_as_json(view)})
-        elif sys.stdout.isatty():
+        elif self._in_place and sys.stdout.isatty():
             from rich.live import Live
 
             self._live = Live(self._panel(), auto_refresh=False)

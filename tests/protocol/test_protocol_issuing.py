@@ -30,6 +30,8 @@ from protocol.issuing import (
     RefusalReason,
     TerminalApplication,
     TerminalIssuance,
+    Unblocking,
+    UnblockRequest,
     decode_message,
     encode_message,
 )
@@ -75,6 +77,8 @@ def messages(
         0x87: Settlement(bytes(8), bytes(16), Standing.GOOD, 0, 0, 0, 0, (), (), 1, _SIGNATURE),
         0x08: TerminalReport((), ()),
         0x88: ReportAnswer((), _SIGNATURE),
+        0x09: UnblockRequest(bytes(8), bytes(16), _SIGNATURE),
+        0x89: Unblocking(bytes(8), bytes(16), _SIGNATURE),
         0xFF: Refusal(RefusalReason.BLOCKED),
     }
 

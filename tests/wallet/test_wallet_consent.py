@@ -27,14 +27,15 @@ from protocol.certificate import Merchant, TerminalCertificate, Usage
 from protocol.errors import UsageError
 from protocol.messages import Debit
 from protocol.money import Amount
+from protocol.secret import Secret
 from protocol.transport.issuer import IssuerLink
 from wallet.environment.launcher import TrustedWorldRefusedError
 from wallet.history import History
 from wallet.phone import PhoneOptions, start_of
 from wallet.tee.client import TeeSession
 from wallet.tee.consent import VALID_SECONDS, Consents
-from wallet.tee.contract import CommandId, Consent, Nothing, TeeError, TeeResult, WalletView
-from wallet.tee.trusted_ui import NoUi, PaymentPrompt, ScriptedUi, open_ui
+from wallet.tee.contract import Agreed, ApplyRequest, CommandId, Consent, Nothing, TeeError, TeeResult, WalletView
+from wallet.tee.trusted_ui import NoUi, PaymentPrompt, ScriptedUi, Shown, open_ui
 
 _EUR, _USD = 978, 840
 _TERMINAL = TerminalCertificate(
@@ -53,12 +54,18 @@ class Person:
     """A trusted UI: what was shown, and what the person will say."""
 
     agrees: bool = True
-    shown: list[PaymentPrompt] = field(default_factory=list)
+    shown: list[Shown] = field(default_factory=list)
     descriptors: tuple[int, ...] = ()
 
-    def confirm(self, prompt: PaymentPrompt) -> bool:
+    def confirm(self, prompt: Shown) -> bool:
         self.shown.append(prompt)
         return self.agrees
+
+    def ask_pin(self, prompt: Shown, error: str) -> Secret | None:
+        return None
+
+    def tell(self, text: str) -> None:
+        pass
 
 
 @dataclass
@@ -162,7 +169,7 @@ def test_it_is_good_for_a_minute(granted: Consents, clock: Clock, later: float, 
 
 def test_the_minute_begins_with_the_answer_not_with_the_question(clock: Clock) -> None:
     class Slow(Person):
-        def confirm(self, prompt: PaymentPrompt) -> bool:
+        def confirm(self, prompt: Shown) -> bool:
             clock.now += 50
             return super().confirm(prompt)
 
@@ -177,7 +184,7 @@ def test_a_newer_payment_takes_the_place_of_one_that_waits(consents: Consents, p
     consents.want(_TERMINAL, _DEBIT)
     consents.want(_OTHER_TERMINAL, replace(_DEBIT, amount=70_00))
     assert consents.ask()
-    assert [one.amount.minor for one in person.shown] == [70_00]
+    assert [one.text for one in person.shown] == ["Pay 70.00 EUR to Corner Bakery?"]
     assert not consents.covers(_TERMINAL, _DEBIT)
 
 
@@ -200,7 +207,7 @@ def test_a_script_answers_in_order_and_cancels_when_it_is_used_up(tmp_path: Path
     assert (tmp_path / "script.shown").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("choice", ["pinentry-none", "scripted", "none", "scripted:/no/such/file"])
+@pytest.mark.parametrize("choice", ["pinentry-none", "pinentry", "scripted", "none", "scripted:/no/such/file"])
 def test_a_surface_that_is_not_there_is_refused_in_a_sentence(choice: str) -> None:
     with pytest.raises(UsageError):
         open_ui(choice)
@@ -307,7 +314,7 @@ def test_after_a_refusal_the_second_tap_is_not_approved(shop: Callable[[str], Sh
 @pytest.mark.attack("V4")
 @pytest.mark.parametrize("other", ["60.01", "59.99", "120.00"])
 def test_consent_to_one_amount_is_none_to_another(shop: Callable[[str], Shop], other: str) -> None:
-    opened = shop("confirm cancel")
+    opened = shop("confirm\ncancel")
     before = opened.balance
     opened.charge("60.00")
     opened.wait_for_answers(1)
@@ -317,7 +324,7 @@ def test_consent_to_one_amount_is_none_to_another(shop: Callable[[str], Shop], o
 
 @pytest.mark.attack("V4")
 def test_consent_for_one_terminal_is_none_for_another(shop: Callable[[str], Shop], home: Home, tmp_path: Path) -> None:
-    opened = shop("confirm confirm")
+    opened = shop("confirm\nconfirm")
     before = opened.balance
     opened.charge("60.00")
     opened.wait_for_answers(1)
@@ -341,7 +348,7 @@ def test_a_torn_tap_does_not_use_consent_up(shop: Callable[[str], Shop]) -> None
 
 
 def test_too_little_money_and_too_much_for_the_ceiling_ask_nobody(shop: Callable[[str], Shop]) -> None:
-    opened = shop("confirm confirm")
+    opened = shop("confirm\nconfirm")
     assert opened.charge("999.00").reason == "insufficient funds"
     assert opened.charge("1000.01").reason == "over limit"
     opened.laboratory.phone.tee.invoke_command(CommandId.ASK_CONSENT)
@@ -359,10 +366,11 @@ def test_the_contract_has_no_command_that_gives_consent(home: Home) -> None:
                 session.invoke_command(CommandId.ASK_CONSENT, payload)
             assert refused.value.result is TeeResult.BAD_FORMAT
         assert session.invoke(CommandId.ASK_CONSENT, Consent, Nothing()) == Consent(granted=False)
-    assert [one for one in CommandId if "CONSENT" in one.name or "PIN" in one.name.split("_")] == [
-        CommandId.ASK_CONSENT,
-        CommandId.PIN_ANCHORS,
-    ]
+        for command in (CommandId.CHANGE_PIN, CommandId.CHOOSE_PHRASE):  # what is typed comes from the surface alone
+            with pytest.raises(TeeError) as refused:
+                session.invoke_command(command, ApplyRequest(_EUR, 1))
+            assert refused.value.result is TeeResult.BAD_FORMAT
+            assert not session.invoke(command, Agreed).done
 
 
 @pytest.mark.requirement("A5")

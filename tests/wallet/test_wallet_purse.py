@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from protocol.certificate import CredentialCertificate, Merchant, TerminalCertificate, Usage
 from protocol.messages import Debit, Result
 from protocol.money import MAX_MINOR
-from wallet.tee.purse import judge
-from wallet.tee.state import Purse
+from wallet.tee.purse import judge, pay
+from wallet.tee.state import Limits, Purse
 
 _EUR, _USD, _JPY, _KWD = 978, 840, 392, 414
 _LIMIT, _BALANCE, _CEILING = 50_00, 100_00, 1000_00
@@ -36,10 +36,18 @@ def _judge(
     terminal_currency: int = _EUR,
     ceiling: int = _CEILING,
     consented: bool = False,
+    limits: Limits | None = None,
 ) -> Result:
     debit = Debit(amount, currency, date(2026, 11, 22), time(12, 0))
     terminal = replace(_TERMINAL, merchant=replace(_TERMINAL.merchant, currency=terminal_currency))
-    return judge(debit, purse, terminal, replace(_CREDENTIAL, offline_ceiling=ceiling), consented=consented)
+    return judge(
+        debit,
+        purse,
+        terminal,
+        replace(_CREDENTIAL, offline_ceiling=ceiling),
+        limits=limits or Limits(),
+        consented=consented,
+    )
 
 
 @pytest.mark.parametrize(
@@ -124,6 +132,34 @@ def test_what_is_approved_breaks_no_rule(
     result = _judge(amount, purse=purse, ceiling=ceiling, consented=consented, terminal_currency=_EUR if same else _USD)
     allowed = same and amount <= balance and amount <= ceiling and (consented or amount <= limit)
     assert (result is Result.APPROVED) is allowed
+
+
+@pytest.mark.parametrize(
+    ("limits", "spent", "payments", "result"),
+    [
+        (Limits(), 10**9, 10**6, Result.APPROVED),
+        (Limits(sum=30_00), 20_00, 0, Result.APPROVED),
+        (Limits(sum=30_00), 20_01, 0, Result.SEE_PHONE),
+        (Limits(count=3), 0, 2, Result.APPROVED),
+        (Limits(count=3), 0, 3, Result.SEE_PHONE),
+        (Limits(sum=30_00, count=3), 20_00, 3, Result.SEE_PHONE),
+    ],
+)
+def test_what_went_through_since_the_last_consent_is_limited(
+    limits: Limits, spent: int, payments: int, result: Result
+) -> None:
+    purse = replace(_PURSE, spent=spent, payments=payments)
+    assert _judge(10_00, purse=purse, limits=limits) is result
+    assert _judge(10_00, purse=purse, limits=limits, consented=True) is Result.APPROVED
+
+
+def test_a_consent_lets_the_counting_begin_anew() -> None:
+    once = pay(10_00, _PURSE, consented=False)
+    assert (once.balance, once.spent, once.payments, once.debits) == (90_00, 10_00, 1, 1)
+    twice = pay(5_00, once, consented=False)
+    assert (twice.spent, twice.payments) == (15_00, 2)
+    agreed = pay(60_00, twice, consented=True)
+    assert (agreed.balance, agreed.spent, agreed.payments, agreed.debits) == (25_00, 0, 0, 3)
 
 
 @pytest.mark.parametrize("amount", [0, -1])

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from issuer.register import Register
 from lab import fixtures
 from lab.fixtures import Laboratory, Setup
 from pos.verifier import Trust, verify
@@ -43,13 +45,16 @@ from wallet.environment import message
 from wallet.environment.launcher import ANSWER_SECONDS
 from wallet.environment.message import MESSAGE_LENGTH, Kind, Message
 from wallet.environment.shared_memory import REGION
+from wallet.phone import PhoneOptions
 from wallet.tee import encryption_module, signature_module
 from wallet.tee.client import TeeSession
-from wallet.tee.contract import CommandId, Consent, Report
-from wallet.tee.state import ANCHORS, CREDENTIAL, DEVICE, PURSE, Credential, Device
+from wallet.tee.contract import Agreed, CommandId, Consent, NewLimits, Report
+from wallet.tee.pin import PIN, Pin
+from wallet.tee.state import ANCHORS, CREDENTIAL, DEVICE, PHRASE, PURSE, Credential, Device
 from wallet.tee.storage import SealedStorage
 
 _TODAY = date(2026, 11, 22)
+_PIN, _PHRASE = "246813579024", "blue heron at noon"
 
 
 @dataclass(slots=True)
@@ -123,6 +128,7 @@ def _live(laboratory: Laboratory) -> list[tuple[Command, Response]]:
     with IssuerLink(laboratory.home.issuer_url) as issuer:
         Account(tee, issuer).sync()
     assert laboratory.terminal.charge(Amount.parse("12.50", "EUR"), link).approved
+    _use_trusted_ui(laboratory)
     laboratory.charge("60.00")
     tee.invoke(CommandId.ASK_CONSENT, Consent)
     tee.invoke(CommandId.REPORT, Report)
@@ -130,9 +136,23 @@ def _live(laboratory: Laboratory) -> list[tuple[Command, Response]]:
     return link.said
 
 
+def _use_trusted_ui(laboratory: Laboratory) -> None:
+    """Set PIN, phrase and limits, and have the PIN unblocked."""
+    tee = laboratory.phone.tee
+    assert tee.invoke(CommandId.CHANGE_PIN, Agreed).done
+    assert tee.invoke(CommandId.CHOOSE_PHRASE, Agreed).done
+    assert Agreed.decode(tee.invoke_command(CommandId.CHANGE_LIMITS, NewLimits(50_00, 300_00, 9))).done
+    with closing(Register(laboratory.home.issuer)) as register:
+        register.allow_unblocking(laboratory.phone.view().device.hex())
+    with IssuerLink(laboratory.home.issuer_url) as issuer:
+        assert Account(tee, issuer).unblock_pin().pin_tries == 3
+
+
 @pytest.fixture(scope="module")
-def life() -> Iterator[Life]:
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     border = Border()
+    script = tmp_path_factory.mktemp("surface") / "script"
+    script.write_text("\n".join(f"type {one}" for one in (_PIN, _PIN, _PIN, _PHRASE, _PIN, _PIN)))
     send = message.send
 
     def send_and_note(descriptor: int, one: Message) -> None:
@@ -144,7 +164,8 @@ def life() -> Iterator[Life]:
         patch.setattr(fixtures, "TeeSession", watched)
         patch.setattr(phone_module, "TeeSession", watched)
         patch.setattr(message, "send", send_and_note)
-        with Laboratory(Setup(balance="500.00")) as laboratory:
+        options = PhoneOptions(trusted_ui=f"scripted:{script}")
+        with Laboratory(Setup(balance="500.00"), options=options) as laboratory:
             yield Life(laboratory, border, _live(laboratory))
 
 
@@ -292,8 +313,14 @@ def _secrets(storage: SealedStorage) -> dict[str, bytes]:
     """Return what must stay in the trusted world, by name."""
     stored = storage.get(DEVICE)
     assert stored is not None
-    device = Device.decode(stored)
-    found = {"device signing key": bytes(device.signing_scalar), "device sealing key": bytes(device.sealing_key)}
+    device, pin = Device.decode(stored), Pin.decode(storage.get(PIN) or b"")
+    found = {
+        "device signing key": bytes(device.signing_scalar),
+        "device sealing key": bytes(device.sealing_key),
+        "PIN": _PIN.encode(),
+        "PIN's verifier": bytes(pin.verifier),
+        "phrase": storage.get(PHRASE) or b"",
+    }
     for _, value in storage.items(CREDENTIAL):
         credential = Credential.decode(value)
         serial = credential.certificate.serial.hex()

@@ -41,6 +41,7 @@ class TrustedWorldBusyError(TrustedWorldRefusedError):
 class Start:
     """How to start the TEE: the wallet's device and storage folders, and which trusted UI it has ("" for none).
 
+    `tty` and `term` are the terminal that the trusted UI appears on, and its type; `at_once` lets it ask within a tap.
     `reads` is for a new wallet: how many cards a terminal may see in ten minutes without asking for a payment.
     """
 
@@ -49,6 +50,9 @@ class Start:
     trusted_ui: str = ""
     require_sandbox: bool = False
     reads: int | None = None
+    tty: str = ""
+    term: str = "dumb"
+    at_once: bool = False
 
     def arguments(self, channel: int, memory: int) -> list[str]:
         """Return the command line of the process; it names folders and descriptors, nothing else."""
@@ -57,6 +61,8 @@ class Start:
         options += ["--trusted-ui", self.trusted_ui] if self.trusted_ui else []
         options += ["--require-sandbox"] if self.require_sandbox else []
         options += ["--reads", str(self.reads)] if self.reads is not None else []
+        options += ["--tty", self.tty, "--term", self.term] if self.tty else []
+        options += ["--at-once"] if self.at_once else []
         return [sys.executable, "-I", "-m", "wallet.tee", *options]
 
 

@@ -24,6 +24,7 @@ from wallet.tee.contract import Origin, TeeError, TeeResult
 from wallet.tee.freshness import FreshnessCounter
 from wallet.tee.internal_api import InternalApi, as_tee_error, refuse_start
 from wallet.tee.payment_ta import PaymentApplication
+from wallet.tee.pinentry import Terminal
 from wallet.tee.state import Limits
 from wallet.tee.storage import FILE_NAME, SealedStorage
 from wallet.tee.trusted_ui import TrustedUi, open_ui
@@ -44,6 +45,9 @@ class Arguments:
     trusted_ui: str
     require_sandbox: bool
     reads: int | None
+    tty: str
+    term: str
+    at_once: bool
 
 
 def _parse() -> Arguments:
@@ -55,9 +59,12 @@ def _parse() -> Arguments:
     parser.add_argument("--storage", type=Path, required=True, help="folder of the sealed storage")
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the Message socket")
     parser.add_argument("--memory", type=int, required=True, help="descriptor of the shared memory")
-    parser.add_argument("--trusted-ui", default="", help="scripted:FILE, or nothing")
+    parser.add_argument("--trusted-ui", default="", help="pinentry[:PROGRAM], scripted:FILE, or nothing")
     parser.add_argument("--require-sandbox", action="store_true", help="refuse to serve without every protection")
     parser.add_argument("--reads", type=int, help="for a new wallet: cards that a terminal may see without a payment")
+    parser.add_argument("--tty", default="", help="terminal that the trusted UI appears on")
+    parser.add_argument("--term", default="dumb", help="type of that terminal")
+    parser.add_argument("--at-once", action="store_true", help="ask the user within a tap, while the terminal waits")
     return Arguments(**vars(parser.parse_args()))
 
 
@@ -82,7 +89,7 @@ def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
     storage_folder = arguments.storage
     lock = _take_lock(storage_folder)
     root = _root_key(arguments.device, storage_folder)
-    ui: TrustedUi = open_ui(arguments.trusted_ui)
+    ui: TrustedUi = open_ui(arguments.trusted_ui, Terminal(arguments.tty, arguments.term) if arguments.tty else None)
     counter = FreshnessCounter(storage_folder, _derive(root, Label.COUNTER_KEY))
     storage = SealedStorage(storage_folder, _derive(root, Label.STORAGE_KEY), counter)
     limits = None if arguments.reads is None else Limits(arguments.reads)
@@ -90,7 +97,8 @@ def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
     kept = (arguments.channel, lock, *counter.descriptors, *storage.descriptors, *ui.descriptors)
     lockdown = lock_down(storage_folder, kept)
     _require(lockdown, required=arguments.require_sandbox)
-    return InternalApi(arguments.channel, memory, PaymentApplication(storage, ui, lockdown, limits))
+    application = PaymentApplication(storage, ui, lockdown, limits, at_once=arguments.at_once)
+    return InternalApi(arguments.channel, memory, application)
 
 
 def _require(lockdown: Lockdown, *, required: bool) -> None:

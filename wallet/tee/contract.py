@@ -34,6 +34,7 @@ from protocol.settlement import NONCE_LENGTH, SettledAs
 from protocol.wire import Coded, Nested, Wire
 
 REFERENCE_LENGTH = 8
+NO_PIN = 0xFF
 
 
 class TeeResult(IntEnum):
@@ -91,6 +92,9 @@ class CommandId(IntEnum):
     CHANNEL = 3
     END_TAP = 4
     ASK_CONSENT = 5
+    CHANGE_PIN = 6
+    CHOOSE_PHRASE = 7
+    CHANGE_LIMITS = 8
     SHOW = 10
     REPORT = 11
     PIN_ANCHORS = 20
@@ -101,6 +105,8 @@ class CommandId(IntEnum):
     OBEY_LIST = 25
     REQUEST_STATEMENT = 26
     SETTLE = 27
+    REQUEST_UNBLOCK = 28
+    UNBLOCK = 29
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +191,32 @@ class Consent(Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class NewLimits(Wire):
+    """CHANGE_LIMITS takes: what may go through without asking, in minor units: one payment, their sum and their number
+    since the last consent (0 for no limit of that kind). The trusted UI asks for the user's agreement."""
+
+    payment: int
+    sum: int
+    count: int
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("payment" / Int64ub, "sum" / Int64ub, "count" / Int32ub)
+
+
+@dataclass(frozen=True, slots=True)
+class Agreed(Wire):
+    """CHANGE_PIN, CHOOSE_PHRASE and CHANGE_LIMITS answer: whether the user did it on the trusted UI; nothing of it."""
+
+    done: bool
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("done" / Flag)
+
+
+@dataclass(frozen=True, slots=True)
 class WalletView(Wire):
-    """SHOW and LOAD answer: what the client application keeps a copy of. `masked_number` is that of the next card."""
+    """SHOW and LOAD answer: what the client application keeps a copy of. `masked_number` is that of the next card.
+
+    `pin_tries` is how many are left, NO_PIN where there is none.
+    """
 
     device: bytes
     currency: int
@@ -196,6 +226,9 @@ class WalletView(Wire):
     cards_left: int
     no_pin_limit: int
     locked: bool
+    sum_limit: int = 0
+    count_limit: int = 0
+    pin_tries: int = NO_PIN
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Prefixed(Byte, GreedyBytes),
@@ -206,6 +239,9 @@ class WalletView(Wire):
         "cards_left" / Int16ub,
         "no_pin_limit" / Int64ub,
         "locked" / Flag,
+        "sum_limit" / Int64ub,
+        "count_limit" / Int32ub,
+        "pin_tries" / Byte,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from protocol import tally
-from protocol.issuing import Anchors, Application, BlockList, Issuance, decode_message, encode_message
+from protocol.issuing import Anchors, Application, BlockList, Issuance, Unblocking, decode_message, encode_message
 from protocol.settlement import Settlement
 from protocol.vouchers import Voucher
 from protocol.wire import Wire
@@ -16,6 +16,8 @@ from wallet.environment.lockdown import Lockdown
 from wallet.tee.clearing import Clearing
 from wallet.tee.consent import Consents
 from wallet.tee.contract import (
+    NO_PIN,
+    Agreed,
     ApplyRequest,
     BegunTap,
     CardRequest,
@@ -26,6 +28,7 @@ from wallet.tee.contract import (
     DecidedDebit,
     Installation,
     LoadOrder,
+    NewLimits,
     Nothing,
     Origin,
     Report,
@@ -35,11 +38,14 @@ from wallet.tee.contract import (
     TeeResult,
     WalletView,
 )
+from wallet.tee.phrase import PhrasedUi
+from wallet.tee.pin import Pins
 from wallet.tee.state import Limits
 from wallet.tee.storage import SealedStorage
 from wallet.tee.tap import Tap
 from wallet.tee.transactions import TransactionBook
-from wallet.tee.trusted_ui import TrustedUi
+from wallet.tee.trusted_ui import Prompt, TrustedUi
+from wallet.tee.unblock import Unblock
 from wallet.tee.vault import Vault
 
 
@@ -54,22 +60,39 @@ class _Entry:
 class PaymentApplication:
     """Entry points in GlobalPlatform's sense (TEE Internal Core API §4.3): open, invoke, close."""
 
-    def __init__(self, storage: SealedStorage, ui: TrustedUi, lockdown: Lockdown, limits: Limits | None = None) -> None:
-        """Work on `storage`; `lockdown` is what holds this process, `limits` are chosen when the wallet is new."""
+    def __init__(
+        self,
+        storage: SealedStorage,
+        ui: TrustedUi,
+        lockdown: Lockdown,
+        limits: Limits | None = None,
+        *,
+        at_once: bool = False,
+    ) -> None:
+        """Work on `storage`; `lockdown` is what holds this process, `limits` are chosen when the wallet is new.
+
+        `at_once` asks the user within a tap, while the terminal waits.
+        """
         self._vault = Vault(storage)
         if limits is not None:
             self._vault.choose_limits(limits)
         self._book = TransactionBook(storage)
         self._clearing = Clearing(storage, self._vault, self._book)
-        self._consents = Consents(ui)
+        self._ui = PhrasedUi(ui, storage)
+        self._pins = Pins(storage, self._ui)
+        self._consents = Consents(self._ui, pins=self._pins, at_once=at_once)
+        self._unblocking = Unblock(self._vault, self._pins)
         self._lockdown = lockdown
         self._tap: Tap | None = None
-        self._entries = {
+        self._entries: dict[int, _Entry] = {
             CommandId.BEGIN_TAP: _Entry(Nothing, self._begin_tap),
             CommandId.GET_VIRTUAL_CARD: _Entry(CardRequest, self._get_virtual_card),
             CommandId.CHANNEL: _Entry(ChannelRequest, self._channel),
             CommandId.END_TAP: _Entry(Nothing, self._end_tap),
             CommandId.ASK_CONSENT: _Entry(Nothing, self._ask_consent),
+            CommandId.CHANGE_PIN: _Entry(Nothing, self._change_pin),
+            CommandId.CHOOSE_PHRASE: _Entry(Nothing, self._choose_phrase),
+            CommandId.CHANGE_LIMITS: _Entry(NewLimits, self._change_limits),
             CommandId.SHOW: _Entry(Nothing, self._show),
             CommandId.REPORT: _Entry(Nothing, self._report),
             CommandId.PIN_ANCHORS: _Entry(Anchors, self._pin_anchors),
@@ -80,11 +103,13 @@ class PaymentApplication:
             CommandId.OBEY_LIST: _Entry(BlockList, self._obey_list),
             CommandId.REQUEST_STATEMENT: _Entry(StatementOrder, self._request_statement),
             CommandId.SETTLE: _Entry(Settlement, self._settle),
+            CommandId.REQUEST_UNBLOCK: _Entry(Nothing, self._request_unblock),
+            CommandId.UNBLOCK: _Entry(Unblocking, self._unblock),
         }
 
     def invoke(self, command: int, parameters: bytes) -> bytes:
         """Check the shape of the parameters, then run the command."""
-        entry = self._entries.get(CommandId(command)) if command in set(CommandId) else None
+        entry = self._entries.get(command)
         if entry is None:
             raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "the payment application has no such command")
         return entry.handle(entry.takes.decode(parameters))
@@ -120,6 +145,32 @@ class PaymentApplication:
     def _ask_consent(self, _: Nothing) -> bytes:
         return Consent(self._consents.ask()).encode()
 
+    # --- what the user does on the trusted UI
+
+    def _change_pin(self, _: Nothing) -> bytes:
+        return Agreed(self._pins.change()).encode()
+
+    def _choose_phrase(self, _: Nothing) -> bytes:
+        may = not self._pins.is_set or self._pins.enter(Prompt("Your PIN, to choose another phrase:"))
+        return Agreed(may and self._ui.choose_phrase()).encode()
+
+    def _change_limits(self, wanted: NewLimits) -> bytes:
+        text = self._vault.limits_in_words(wanted)
+        if self._pins.is_set:
+            agreed = self._pins.enter(Prompt(f"Your PIN, to let payments through without asking: {text}"))
+        else:
+            agreed = self._ui.confirm(Prompt(f"Let payments through without asking: {text}?"))
+        if agreed:
+            self._vault.change_limits(wanted)
+        return Agreed(agreed).encode()
+
+    def _request_unblock(self, _: Nothing) -> bytes:
+        return encode_message(self._unblocking.request())
+
+    def _unblock(self, answer: Unblocking) -> bytes:
+        self._unblocking.take(answer)
+        return self._view().encode()
+
     # --- what the other world may see
 
     def _show(self, _: Nothing) -> bytes:
@@ -136,6 +187,9 @@ class PaymentApplication:
             len(usable),
             purse.no_pin_limit,
             self._vault.is_locked,
+            self._vault.limits.sum,
+            self._vault.limits.count,
+            NO_PIN if (pin := self._pins.stored) is None else pin.tries,
         )
 
     def _report(self, _: Nothing) -> bytes:

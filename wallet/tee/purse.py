@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from protocol.certificate import CredentialCertificate, TerminalCertificate
 from protocol.messages import Debit, Result
-from wallet.tee.state import Purse
+from wallet.tee.state import Limits, Purse
 
 
 def judge(
@@ -15,11 +17,13 @@ def judge(
     terminal: TerminalCertificate,
     credential: CredentialCertificate,
     *,
+    limits: Limits,
     consented: bool,
 ) -> Result:
     """Return APPROVED, or the first reason why not.
 
-    `consented` says that the user agreed to exactly this payment on the trusted UI.
+    `limits` count since the user's last consent; `consented` says that the user agreed to exactly this payment on the
+    trusted UI.
     """
     if not debit.currency == purse.currency == terminal.merchant.currency:
         return Result.CURRENCY_NOT_SUPPORTED
@@ -27,6 +31,25 @@ def judge(
         return Result.OVER_LIMIT
     if debit.amount > purse.balance:
         return Result.INSUFFICIENT_FUNDS
-    if debit.amount > purse.no_pin_limit and not consented:
+    if not consented and _needs_consent(debit.amount, purse, limits):
         return Result.SEE_PHONE
     return Result.APPROVED
+
+
+def _needs_consent(amount: int, purse: Purse, limits: Limits) -> bool:
+    return (
+        amount > purse.no_pin_limit
+        or bool(limits.sum and purse.spent + amount > limits.sum)
+        or bool(limits.count and purse.payments + 1 > limits.count)
+    )
+
+
+def pay(amount: int, purse: Purse, *, consented: bool) -> Purse:
+    """Return the purse after a debit; a consent lets the counting begin anew."""
+    return replace(
+        purse,
+        balance=purse.balance - amount,
+        debits=purse.debits + 1,
+        spent=0 if consented else purse.spent + amount,
+        payments=0 if consented else purse.payments + 1,
+    )

@@ -35,6 +35,7 @@ ANCHORS = b"anchors"
 PENDING = b"pending"
 BLOCK_LIST = b"list"
 LIMITS = b"limits"
+PHRASE = b"phrase"
 CREDENTIAL = b"cred/"
 TRANSACTION = b"txn/"
 
@@ -53,7 +54,8 @@ class Device(Wire):
 class Purse(Wire):
     """The money. `currency` is an ISO 4217 number, amounts are minor units; `last_time` is the issuer's newest.
 
-    `debits` is how many were ever made, `acknowledged` how many of them the issuer has in its books.
+    `debits` is how many were ever made, `acknowledged` how many of them the issuer has in its books. `spent` and `payments`
+    count since the user's last consent.
     """
 
     currency: int
@@ -63,6 +65,8 @@ class Purse(Wire):
     last_time: int
     debits: int = 0
     acknowledged: int = 0
+    spent: int = 0
+    payments: int = 0
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "currency" / Int16ub,
@@ -72,16 +76,22 @@ class Purse(Wire):
         "last_time" / Int64ub,
         "debits" / Int32ub,
         "acknowledged" / Int32ub,
+        "spent" / Int64ub,
+        "payments" / Int32ub,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Limits(Wire):
-    """What the user chose at set-up: how many cards a terminal may see in ten minutes without asking for a payment."""
+    """What the user chose: how many cards a terminal may see in ten minutes without asking for a payment, and how much
+    (minor units) and how many payments may go through since the last consent before the phone asks again; 0 for no limit.
+    """
 
     reads: int = 3
+    sum: int = 0
+    count: int = 0
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("reads" / Int16ub)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("reads" / Int16ub, "sum" / Int64ub, "count" / Int32ub)
 
 
 @dataclass(frozen=True, slots=True)

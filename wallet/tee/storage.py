@@ -28,7 +28,7 @@ from protocol.wire import Nested, Wire
 from wallet.tee.freshness import FreshnessCounter
 
 FILE_NAME = "state.log"
-_MAGIC = b"TAPTEE\x00\x02"  # the last two bytes are the version of the format
+_MAGIC = b"TAPTEE\x00\x03"  # the last two bytes are the version of the format
 _LENGTH_BYTES = 4
 _NUMBER_BYTES = 8
 _NONCE_BYTES = 12

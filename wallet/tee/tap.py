@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from protocol import channel, signing
@@ -155,11 +155,11 @@ class Tap:
     def _settle(self, session: _Session, debit: Debit) -> None:
         terminal, now = session.terminal, self._vault.purse
         consented = self._consents.covers(terminal, debit)
-        result = purse.judge(debit, now, terminal, session.credential.certificate, consented=consented)
+        result = self._judge(session, debit, consented=consented)
+        if result is Result.SEE_PHONE and self._consents.ask_at_once(terminal, debit):
+            consented, result = True, self._judge(session, debit, consented=True)
         session.debit = debit
-        paid = now
-        if result is Result.APPROVED:
-            paid = replace(now, balance=now.balance - debit.amount, debits=now.debits + 1)
+        paid = purse.pay(debit.amount, now, consented=consented) if result is Result.APPROVED else now
         try:
             self._finish(session, debit, result, paid)
         except StorageFailedError:
@@ -169,6 +169,10 @@ class Tap:
             self._consents.use(terminal, debit)
         elif result is Result.SEE_PHONE:
             self._consents.want(terminal, debit)
+
+    def _judge(self, session: _Session, debit: Debit, *, consented: bool) -> Result:
+        certificate, limits = session.credential.certificate, self._vault.limits
+        return purse.judge(debit, self._vault.purse, session.terminal, certificate, limits=limits, consented=consented)
 
     def _finish(self, session: _Session, debit: Debit, result: Result, paid: Purse) -> None:
         settled = self._signed(session, debit, result, paid.debits if result is Result.APPROVED else 0)

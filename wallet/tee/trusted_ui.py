@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """The trusted UI: what the user is asked by the trusted world itself, on a surface of its own.
 
-`none` shows nothing and grants nothing. `scripted:FILE` is a stand-in for tests and demonstrations: it is only there
-when it was chosen, takes its answers from the lines of FILE (`confirm` or `cancel`) and writes what it showed to
-FILE.shown.
+`none` shows nothing and grants nothing. `pinentry` or `pinentry:PROGRAM` is GnuPG's dialog on the user's terminal.
+`scripted:FILE` is a stand-in for tests and demonstrations: it is only there when it was chosen, takes its answers from the
+lines of FILE (`confirm`, `cancel`, or `type` and what a user would type) and writes what it showed to FILE.shown.
 """
 
 from __future__ import annotations
@@ -15,9 +15,30 @@ from typing import Protocol
 
 from protocol.errors import UsageError
 from protocol.money import Amount
+from protocol.secret import Secret
+from wallet.tee import pinentry
+from wallet.tee.pinentry import Pinentry, Terminal
 
 NONE = ""
+PINENTRY = "pinentry"
+DIALOG_SECONDS = 60
 _SCRIPTED = "scripted:"
+_TYPE = "type "
+
+
+class Shown(Protocol):
+    """Something to show: a text of a line or two."""
+
+    @property
+    def text(self) -> str:
+        """What is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question or sentence of the trusted world's."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +58,14 @@ class PaymentPrompt:
 class TrustedUi(Protocol):
     """A surface that only the trusted world draws on."""
 
-    def confirm(self, prompt: PaymentPrompt) -> bool:
+    def confirm(self, prompt: Shown) -> bool:
         """Show the prompt and return whether the user agreed."""
+
+    def ask_pin(self, prompt: Shown, error: str) -> Secret | None:
+        """Let the user type something that is not shown; None when it was cancelled. `error` is what was wrong before."""
+
+    def tell(self, text: str) -> None:
+        """Show a sentence until it was read."""
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -50,9 +77,41 @@ class NoUi:
 
     descriptors = ()
 
-    def confirm(self, prompt: PaymentPrompt) -> bool:
+    def confirm(self, prompt: Shown) -> bool:
         """Return False."""
         return False
+
+    def ask_pin(self, prompt: Shown, error: str) -> Secret | None:
+        """Return None."""
+        return None
+
+    def tell(self, text: str) -> None:
+        """Show nothing."""
+
+
+class PinentryUi:
+    """GnuPG's dialogs on the user's terminal."""
+
+    def __init__(self, program: str, terminal: Terminal) -> None:
+        """Start them; MissingOnMachineError or UsageError says why there are none."""
+        self._dialogs = Pinentry(pinentry.find(program), terminal, DIALOG_SECONDS)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The pipes to the program."""
+        return self._dialogs.descriptors
+
+    def confirm(self, prompt: Shown) -> bool:
+        """Ask for yes or no."""
+        return self._dialogs.confirm(prompt.text, "Yes", "No")
+
+    def ask_pin(self, prompt: Shown, error: str) -> Secret | None:
+        """Ask for what is typed unseen."""
+        return self._dialogs.ask(prompt.text, "PIN:", error)
+
+    def tell(self, text: str) -> None:
+        """Show a sentence."""
+        self._dialogs.message(text)
 
 
 class ScriptedUi:
@@ -66,26 +125,45 @@ class ScriptedUi:
         except OSError as error:
             raise UsageError(f"the scripted trusted UI cannot use {path}: {error.strerror}") from None
         with os.fdopen(answers) as file:
-            self._answers = file.read().split()
-        unknown = set(self._answers).difference({"confirm", "cancel"})
+            self._answers = [line.strip() for line in file if line.strip()]
+        unknown = [one for one in self._answers if one not in ("confirm", "cancel") and not one.startswith(_TYPE)]
         if unknown:
-            raise UsageError(f"{path} holds {sorted(unknown)[0]!r}; a script has `confirm` or `cancel` on each line")
+            raise UsageError(
+                f"{path} holds {unknown[0]!r}; a script has `confirm`, `cancel` or `type 1234` on each line"
+            )
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """The file of what was shown."""
         return (self._shown,)
 
-    def confirm(self, prompt: PaymentPrompt) -> bool:
+    def _next(self, shown: str) -> str:
+        os.write(self._shown, f"{shown}\n".encode())
+        return self._answers.pop(0) if self._answers else "cancel"
+
+    def confirm(self, prompt: Shown) -> bool:
         """Write the prompt down and take the next answer."""
-        os.write(self._shown, f"{prompt.text}\n".encode())
-        return bool(self._answers) and self._answers.pop(0) == "confirm"
+        return self._next(prompt.text) == "confirm"
+
+    def ask_pin(self, prompt: Shown, error: str) -> Secret | None:
+        """Write the prompt down and type the next answer."""
+        answer = self._next(f"{error}: {prompt.text}" if error else prompt.text)
+        return Secret(answer.removeprefix(_TYPE).encode()) if answer.startswith(_TYPE) else None
+
+    def tell(self, text: str) -> None:
+        """Write the sentence down; nobody need answer it."""
+        os.write(self._shown, f"{text}\n".encode())
 
 
-def open_ui(choice: str) -> TrustedUi:
-    """Return the surface that `choice` names; UsageError when there is none of that name."""
+def open_ui(choice: str, terminal: Terminal | None = None) -> TrustedUi:
+    """Return the surface that `choice` names; UsageError when there is none of that name, or no `terminal` for it."""
     if choice == NONE:
         return NoUi()
     if choice.startswith(_SCRIPTED):
         return ScriptedUi(choice.removeprefix(_SCRIPTED))
-    raise UsageError(f"there is no trusted UI {choice!r}; scripted:FILE is one")
+    kind, _, program = choice.partition(":")
+    if kind != PINENTRY:
+        raise UsageError(f"there is no trusted UI {choice!r}; pinentry and scripted:FILE are two")
+    if terminal is None:
+        raise UsageError("the trusted UI needs a terminal to appear on; run this in one")
+    return PinentryUi(program, terminal)

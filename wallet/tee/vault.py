@@ -20,11 +20,11 @@ from protocol import envelope, signing
 from protocol.certificate import Authority, CredentialCertificate, Usage, failed_checks
 from protocol.errors import Check, VerificationError
 from protocol.issuing import MAX_CREDENTIALS, Anchors, Application, BlockList, Issuance, IssuedNumbers
-from protocol.money import MAX_MINOR, Currency
+from protocol.money import MAX_MINOR, Amount, Currency
 from protocol.secret import Secret
 from protocol.vouchers import LoadRequest, Voucher, device_id
 from protocol.wire import Wire
-from wallet.tee.contract import Origin, TeeError, TeeResult
+from wallet.tee.contract import NewLimits, Origin, TeeError, TeeResult
 from wallet.tee.state import (
     ANCHORS,
     BLOCK_LIST,
@@ -103,6 +103,24 @@ class Vault:
         """Keep what the user chose, once: nobody changes it from outside later."""
         if self._storage.get(LIMITS) is None:
             self._storage.commit({LIMITS: limits.encode()})
+
+    def limits_in_words(self, wanted: NewLimits) -> str:
+        """Return new limits as a person reads them; BAD_STATE before the purse has a currency."""
+        if not self.purse.currency:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the wallet has no card yet: tap-wallet apply")
+        if max(wanted.payment, wanted.sum) > MAX_MINOR:
+            raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "no purse holds that much")
+        unit = Currency.of(self.purse.currency)
+        parts = [f"{Amount(wanted.payment, unit)} each"]
+        parts += [f"{Amount(wanted.sum, unit)} together"] if wanted.sum else []
+        parts += [f"{wanted.count} payments"] if wanted.count else []
+        return ", ".join(parts)
+
+    def change_limits(self, wanted: NewLimits) -> None:
+        """Keep what the user agreed to; the counting begins anew."""
+        limits = replace(self.limits, sum=wanted.sum, count=wanted.count)
+        purse = replace(self.purse, no_pin_limit=wanted.payment, spent=0, payments=0)
+        self._storage.commit({LIMITS: limits.encode(), PURSE: purse.encode()})
 
     @property
     def blocked_terminals(self) -> frozenset[bytes]:

@@ -27,6 +27,7 @@ from protocol.errors import TapLabError
 from protocol.messages import CardPlaintext, Debit, GetVirtualCard, Receipt, Result, VirtualCard
 from protocol.money import Amount, Currency
 from protocol.secret import Secret
+from wallet.tee import pin
 
 
 def use_everything_once() -> None:
@@ -43,6 +44,7 @@ def use_everything_once() -> None:
     VirtualCard.decode(VirtualCard(sealed, key.sign(b""), credential).encode())
     _channel_and_receipt(signing.PrivateKey.from_scalar(key.scalar()))
     _time_money_and_errors()
+    pin.derive(b"0000", bytes(16))
 
 
 def _certificates(key: signing.PrivateKey) -> tuple[TerminalCertificate, CredentialCertificate]:
