@@ -17,12 +17,18 @@ from tests.end_to_end.commands import Finished
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = "pcscd vsmartcard-vpcd pcsc-tools opensc gcc swig libpcsclite-dev"
+DIALOGS = "pinentry-tty pinentry-curses"
 TESTS = """
 import pytest
 
 @pytest.mark.pcsc
 @pytest.mark.parametrize("number", range(3))
 def test_over_pcsc(number):
+    raise AssertionError
+
+@pytest.mark.pinentry
+@pytest.mark.parametrize("number", range(2))
+def test_with_dialogs(number):
     raise AssertionError
 
 def test_otherwise():
@@ -38,7 +44,7 @@ def _program(path: Path, text: str) -> None:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Another project under the same gate, with four tests and an environment that is made already."""
+    """Another project under the same gate, with six tests and an environment that is made already."""
     project = tmp_path / "project"
     for name in ("scripts/test", "scripts/environment", "pyproject.toml"):
         (project / name).parent.mkdir(parents=True, exist_ok=True)
@@ -65,29 +71,38 @@ def _gate(project: Path, *arguments: str, installed: str, user: int = 1000, ci: 
 
 
 def test_gate_says_which_packages_are_missing_and_how_many_tests_that_leaves_out(project: Path) -> None:
-    gate = _gate(project, installed="gcc swig opensc")
+    gate = _gate(project, installed=f"gcc swig opensc {DIALOGS}")
     assert gate.sentence == (
         "test: these packages are missing: pcscd vsmartcard-vpcd pcsc-tools libpcsclite-dev; "
-        "this leaves out 3 tests over PC/SC"
+        "this leaves out 3 tests marked pcsc"
     )
-    assert gate.code == 0
     assert "checked" in gate.out
-    assert "1 passed, 3 deselected" in gate.out
+    assert "2 failed, 1 passed, 3 deselected" in gate.out
+
+
+def test_gate_without_dialogs_leaves_out_theirs_too(project: Path) -> None:
+    gate = _gate(project, installed=PACKAGES)
+    assert [line.partition("; ")[2] for line in gate.err.splitlines()] == [
+        "this leaves out 2 tests marked pinentry",
+        "this leaves out 3 tests marked pcsc",
+    ]
+    assert gate.code == 0
+    assert "1 passed, 5 deselected" in gate.out
 
 
 def test_gate_says_that_the_service_needs_root(project: Path) -> None:
-    gate = _gate(project, installed=PACKAGES)
-    assert gate.sentence == "test: pcscd can only be started by root; this leaves out 3 tests over PC/SC"
+    gate = _gate(project, "-k", "otherwise", installed=f"{PACKAGES} {DIALOGS}")
+    assert gate.sentence == "test: pcscd can only be started by root; this leaves out 3 tests marked pcsc"
     assert gate.code == 0
 
 
 def test_gate_counts_all_tests_and_not_those_that_were_asked_for(project: Path) -> None:
-    gate = _gate(project, "-k", "otherwise", installed="")
+    gate = _gate(project, "-k", "otherwise", installed=DIALOGS)
     assert f"missing: {PACKAGES}; this leaves out 3 tests" in gate.sentence
     assert "1 passed" in gate.out
 
 
-@pytest.mark.parametrize("installed", ["", PACKAGES], ids=["packages", "root"])
+@pytest.mark.parametrize("installed", ["", DIALOGS, PACKAGES, f"{PACKAGES} {DIALOGS}"])
 def test_gate_leaves_nothing_out_in_continuous_integration(project: Path, installed: str) -> None:
     gate = _gate(project, installed=installed, ci="true")
     assert (gate.code, gate.out) == (69, "")

@@ -12,9 +12,11 @@ import pytest
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from lab.fixtures import Laboratory, Setup
+from console.home import Home
+from lab.fixtures import Laboratory, Setup, set_up
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
+from tests.wallet.shop import Shop
 from wallet.tee.freshness import FreshnessCounter
 from wallet.tee.storage import SealedStorage
 
@@ -24,6 +26,32 @@ def laboratory() -> Iterator[Laboratory]:
     """One wallet with 500.00 EUR, one terminal and one issuer, for a whole module."""
     with Laboratory(Setup(balance="500.00")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home whose wallet has 900.00 EUR and 64 cards, for a whole module."""
+    made = Home(tmp_path_factory.mktemp("home"))
+    set_up(made, Setup(balance="900.00", cards=64))
+    return made
+
+
+@pytest.fixture
+def shop(home: Home, tmp_path: Path) -> Iterator[Callable[..., Shop]]:
+    """Return what opens a shop in `home` by a script; the next one closes the one before."""
+    opened: list[Shop] = []
+
+    def open_shop(answers: str, *, one_tap: bool = False) -> Shop:
+        close()
+        opened.append(Shop(home, tmp_path, answers, one_tap=one_tap))
+        return opened[-1]
+
+    def close() -> None:
+        while opened:
+            opened.pop().close()
+
+    yield open_shop
+    close()
 
 
 @pytest.fixture

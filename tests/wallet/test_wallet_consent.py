@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -18,10 +17,9 @@ import pytest
 from console.files import write_privately
 from console.home import Home, make_private
 from lab import processes
-from lab.fixtures import Laboratory, Setup, set_up
 from pos import identity
 from pos.journal import Journal
-from pos.outcome import Outcome, OutcomeKind
+from pos.outcome import OutcomeKind
 from pos.terminal import Terminal, TerminalOptions
 from protocol.certificate import Merchant, TerminalCertificate, Usage
 from protocol.errors import UsageError
@@ -29,6 +27,7 @@ from protocol.messages import Debit
 from protocol.money import Amount
 from protocol.secret import Secret
 from protocol.transport.issuer import IssuerLink
+from tests.wallet.shop import Shop
 from wallet.environment.launcher import TrustedWorldRefusedError
 from wallet.history import History
 from wallet.phone import PhoneOptions, start_of
@@ -226,58 +225,6 @@ def test_a_wallet_with_a_surface_that_is_not_there_does_not_start(home: Home) ->
 
 
 # --- whole taps, with the real TEE
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    made = Home(tmp_path_factory.mktemp("home"))
-    set_up(made, Setup(balance="900.00", cards=64))
-    return made
-
-
-class Shop:
-    """A laboratory whose user answers by a script, and what the user was shown."""
-
-    def __init__(self, home: Home, folder: Path, answers: str) -> None:
-        script = folder / "script"
-        script.write_text(answers)
-        self._shown = folder / "script.shown"
-        self.laboratory = Laboratory(home=home.path, options=PhoneOptions(trusted_ui=f"scripted:{script}"))
-
-    @property
-    def balance(self) -> int:
-        return self.laboratory.balance.minor
-
-    @property
-    def shown(self) -> list[str]:
-        return self._shown.read_text().splitlines()
-
-    def charge(self, amount: str) -> Outcome:
-        return self.laboratory.charge(amount)
-
-    def wait_for_answers(self, count: int) -> None:
-        """Wait until the user was asked so often; asking happens after the tap."""
-        until = time.monotonic() + 10
-        while len(self.shown) < count and time.monotonic() < until:
-            time.sleep(0.005)
-        assert len(self.shown) == count
-        self.laboratory.phone.view()  # answered after ASK_CONSENT, since the trusted world does one thing at a time
-
-    def close(self) -> None:
-        self.laboratory.close()
-
-
-@pytest.fixture
-def shop(home: Home, tmp_path: Path) -> Iterator[Callable[[str], Shop]]:
-    made: list[Shop] = []
-
-    def open_shop(answers: str) -> Shop:
-        made.append(Shop(home, tmp_path, answers))
-        return made[-1]
-
-    yield open_shop
-    for one in made:
-        one.close()
 
 
 @pytest.mark.attack("V2")

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import DecodeError, TapLabError
+from protocol.errors import DecodeError, MissingOnMachineError, TapLabError, UsageError
 from wallet.environment import message, shared_memory
 from wallet.environment.message import Kind, Message
 from wallet.environment.shared_memory import REGION, SharedMemory
@@ -22,7 +22,6 @@ _log = logging.getLogger(__name__)
 START_SECONDS = 20.0
 ANSWER_SECONDS = 10.0
 _STOP_SECONDS = 5.0
-_BUSY = 0xFFFF000D  # TEEC_ERROR_BUSY, GlobalPlatform TEE Client API §4.4.2
 
 
 class TrustedWorldGoneError(TapLabError):
@@ -35,6 +34,22 @@ class TrustedWorldRefusedError(TapLabError):
 
 class TrustedWorldBusyError(TrustedWorldRefusedError):
     """Another process of this wallet has the TEE."""
+
+
+class TrustedWorldLacksError(TrustedWorldRefusedError, MissingOnMachineError):
+    """The TEE process needs what is not on this machine."""
+
+
+class TrustedWorldMisusedError(TrustedWorldRefusedError, UsageError):
+    """The TEE process was told something that makes no sense."""
+
+
+# Why a TEE process would not start, by the result it ends with: GlobalPlatform TEE Client API §4.4.2.
+_REFUSALS: dict[int, type[TrustedWorldRefusedError]] = {
+    0xFFFF0006: TrustedWorldMisusedError,
+    0xFFFF000A: TrustedWorldLacksError,
+    0xFFFF000D: TrustedWorldBusyError,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,7 @@ class HardwareEnvironment:
         if ready.result:
             reason = self._memory.read_answer(ready.length).decode()
             self.close()
-            raise TrustedWorldBusyError(reason) if ready.result == _BUSY else TrustedWorldRefusedError(reason)
+            raise _REFUSALS.get(ready.result, TrustedWorldRefusedError)(reason)
 
     def trigger(self, request: Message, payload: bytes, timeout: float = ANSWER_SECONDS) -> tuple[Message, bytes]:
         """Carry one request over and return the answer with its payload; TrustedWorldGoneError when there is none."""

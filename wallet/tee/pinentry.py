@@ -9,8 +9,11 @@ is typed goes to it and nowhere else.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,7 @@ from protocol.secret import Secret
 PROGRAMS = ("pinentry-curses", "pinentry-tty")
 _SPARE = 2
 _LINE_BYTES = 1000  # Assuan's limit on a line
+_GREETING_SECONDS = 5.0
 _TITLE = "TapLab trusted world"
 
 
@@ -66,7 +70,7 @@ class _Program:
         process.stdout.close()
         process.returncode = 0  # it ends with its pipes; the locked-down world cannot wait for it
         self._buffer = b""
-        self._answer()
+        self._greeting(path)
         for line in (
             f"OPTION ttyname={terminal.device}",
             f"OPTION ttytype={terminal.kind}",
@@ -76,6 +80,15 @@ class _Program:
             f"SETTIMEOUT {timeout}",
         ):
             self.say(line)
+
+    def _greeting(self, path: str) -> None:
+        """Take the greeting; UsageError when `path` is another kind of program. Later answers take as long as a person does."""
+        said, _, _ = select.select([self.output], [], [], _GREETING_SECONDS)
+        with contextlib.suppress(_EndedError):
+            if said and self._line().startswith(b"OK"):
+                return
+        os.kill(self.pid, signal.SIGKILL)
+        raise UsageError(f"{path} is no pinentry: it does not greet as one")
 
     def say(self, line: str) -> tuple[bool, bytes]:
         """Send one command; return whether it was answered OK, and the data that came before that."""

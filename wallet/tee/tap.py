@@ -167,7 +167,7 @@ class Tap:
             return
         if result is Result.APPROVED:
             self._consents.use(terminal, debit)
-        elif result is Result.SEE_PHONE:
+        elif result is Result.SEE_PHONE and not self._consents.at_once:
             self._consents.want(terminal, debit)
 
     def _judge(self, session: _Session, debit: Debit, *, consented: bool) -> Result:
