@@ -19,6 +19,7 @@ from protocol.closing import Closing
 from protocol.transport.base import CardHandler, CardLink, CardPort
 from protocol.transport.isodep import MAX_APDU
 from protocol.transport.opening import open_card_end, open_terminal_end
+from tests.echo_card import EchoCard
 from tests.pcsc.slots import READERS, VPCD_URLS, ExchangeableCard, wait_for_no_card
 
 PATIENCE = 10.0  # seconds until a test gives up waiting for what must happen
@@ -91,30 +92,14 @@ def params_of(kinds: list[LinkKind]) -> list[object]:
     ]
 
 
-class TestCard:
-    """Answers each APDU by a function (an echo by default) and notes what the link does with it."""
+class TestCard(EchoCard):
+    """A card of which a link may take leave more than once."""
 
     __test__ = False
 
-    def __init__(self, answer: Callable[[bytes], bytes] = bytes) -> None:
-        self._answer = answer
-        self.events: list[str | bytes] = []
-
-    @property
-    def apdus(self) -> list[bytes]:
-        """What was sent to it."""
-        return [event for event in self.events if isinstance(event, bytes)]
-
-    def activate(self) -> None:
-        self.events.append("on")
-
-    def process(self, apdu: bytes) -> bytes:
-        self.events.append(apdu)
-        return self._answer(apdu)
-
     def deactivate(self) -> None:
         if self.events[-1:] != ["off"]:
-            self.events.append("off")
+            super().deactivate()
 
 
 class Laid:

@@ -17,6 +17,7 @@ from protocol.errors import LinkUnavailableError
 from protocol.transport import pcsc
 from protocol.transport.base import CardHandler, CardPort
 from protocol.transport.opening import open_card_end
+from tests.echo_card import EchoCard
 
 PATIENCE = 10.0
 READERS = ("Virtual PCD 00 00", "Virtual PCD 00 01")
@@ -98,29 +99,6 @@ def _has_both_slots() -> bool:
         return {state.name for state in pcsc.readers()} >= set(READERS)
     except LinkUnavailableError:
         return False
-
-
-class EchoCard:
-    """Answers each APDU by a function, with the same bytes by default, and notes what happens to it."""
-
-    def __init__(self, answer: Callable[[bytes], bytes] = bytes) -> None:
-        self.answer = answer
-        self.events: list[str | bytes] = []
-
-    @property
-    def apdus(self) -> list[bytes]:
-        """What was sent to it."""
-        return [event for event in self.events if isinstance(event, bytes)]
-
-    def activate(self) -> None:
-        self.events.append("on")
-
-    def process(self, apdu: bytes) -> bytes:
-        self.events.append(apdu)
-        return self.answer(apdu)
-
-    def deactivate(self) -> None:
-        self.events.append("off")
 
 
 class ExchangeableCard:

@@ -18,9 +18,10 @@ from protocol.errors import CardSilentError, LinkUnavailableError, TransportErro
 from protocol.money import Amount
 from protocol.transport.base import CardLink
 from protocol.transport.opening import open_card_end, open_terminal_end
+from tests.echo_card import EchoCard
 from tests.end_to_end.commands import Running, tap
 from tests.end_to_end.parties import HookedCard
-from tests.pcsc.slots import FIRST, PATIENCE, CardInSlot, EchoCard, Service, wait_for_card, wait_for_no_card
+from tests.pcsc.slots import FIRST, PATIENCE, CardInSlot, Service, wait_for_card, wait_for_no_card
 
 
 def _tap(link: CardLink, apdu: bytes = bytes(4)) -> bytes:

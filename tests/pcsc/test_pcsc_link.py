@@ -15,7 +15,8 @@ from protocol.apdu import MAX_DATA, MAX_NE, Command
 from protocol.errors import CardSilentError, ForeignCardError, LinkUnavailableError, UsageError
 from protocol.transport.base import CardLink
 from protocol.transport.opening import open_terminal_end
-from tests.pcsc.slots import FIRST, PATIENCE, READERS, SECOND, EchoCard, ExchangeableCard
+from tests.echo_card import EchoCard
+from tests.pcsc.slots import FIRST, PATIENCE, READERS, SECOND, ExchangeableCard
 
 LONGEST = 65_528  # bytes of data in one command
 

@@ -16,9 +16,10 @@ from protocol.apdu import Command
 from protocol.commands import DEFAULT_NAME
 from protocol.fci import DIRECTORY_NAME
 from protocol.transport.opening import open_terminal_end
+from tests.echo_card import EchoCard
 from tests.end_to_end.commands import tap
 from tests.end_to_end.parties import HookedCard, PlainCard, ToldLaboratory, link_to, served
-from tests.pcsc.slots import FIRST, NDEF_NAME, PATIENCE, EchoCard, ExchangeableCard, Service, TagCard
+from tests.pcsc.slots import FIRST, NDEF_NAME, PATIENCE, ExchangeableCard, Service, TagCard
 
 READ_ONLY = {(0x00, 0xA4), (0x00, 0xB0)}
 FETCHING = (0x00, 0xC0)  # GET RESPONSE belongs to the answer before

@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.echo_card import EchoCard
 from tests.end_to_end.commands import tap
-from tests.pcsc.slots import READERS, CardInSlot, EchoCard, Service
+from tests.pcsc.slots import READERS, CardInSlot, Service
 
 
 def _virtual(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -12,36 +12,20 @@ from protocol.errors import CardRemovedError, CardSilentError, TransportError, U
 from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink, card_historical, contactless_atr
 from protocol.transport.fault import Fault, FaultKind, FaultyLink, Where, inject
 from protocol.transport.field import FieldLink
+from tests.echo_card import EchoCard
 
 COMMAND = bytes.fromhex("80580000") + b"\x08" + bytes(range(8)) + b"\x00"
 
 
-class EchoCard:
-    """Answers each APDU with itself and notes what happens to it."""
-
-    def __init__(self) -> None:
-        self.events: list[str | bytes] = []
-
-    @property
-    def apdus(self) -> list[bytes]:
-        return [event for event in self.events if isinstance(event, bytes)]
-
-    def activate(self) -> None:
-        self.events.append("on")
-
-    def process(self, apdu: bytes) -> bytes:
-        self.events.append(apdu)
-        return apdu + b"\x90\x00"
-
-    def deactivate(self) -> None:
-        self.events.append("off")
+def _with_status(apdu: bytes) -> bytes:
+    return apdu + b"\x90\x00"
 
 
 class EchoLink(CardLink):
     """A link of APDUs to an EchoCard."""
 
     def __init__(self) -> None:
-        self.card = EchoCard()
+        self.card = EchoCard(_with_status)
 
     def activate(self, timeout: float = NO_CARD_TIMEOUT) -> Activation:
         self.card.activate()
@@ -162,7 +146,7 @@ def test_time_counts_from_the_activation() -> None:
 
 
 def field(text: str, frame: int = 16) -> tuple[CardLink, EchoCard]:
-    card = EchoCard()
+    card = EchoCard(_with_status)
     return inject(FieldLink(card, frame=frame), Fault.parse(text)), card
 
 
