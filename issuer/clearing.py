@@ -227,7 +227,7 @@ class Clearing:
         checks = (
             receipt.result is Result.APPROVED,
             receipt.credential_hash == certificate_hash(certificate),
-            receipt.is_signed_by(certificate.public_key, claim.receipt_signature),
+            receipt.is_shown_by(claim.evidence, certificate),
             debit.amount <= certificate.offline_ceiling,
             device is not None and debit.currency == device.currency,
             terminal is not None and signing.is_valid(terminal.key, claim.signature, claim.signature_input()),

@@ -51,7 +51,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One transaction. `receipt` is what a wallet that approves would sign; `started` is ISO 8601 in UTC.
+    """One transaction. `receipt` is what a wallet that approves would sign, `signature` the evidence of how it ended, empty
+    while it is open; `started` is ISO 8601 in UTC.
 
     `verdict` is what the issuer said to the claim or the VOID of it, None before that.
     """

@@ -43,17 +43,17 @@ def _take_over(journal: Journal, record: Record, answer: Settled) -> None:
     """Write a verified result down; what the journal knows already does not change, and unknown stays open."""
     if record.state is not State.OPEN or answer.result is Result.UNKNOWN:
         return
-    if not is_signed(record, answer.result, answer.signature):
+    if not is_shown(record, answer.result, answer.evidence):
         raise VerificationError(Check.RECEIPT)
     state = {Result.APPROVED: State.APPROVED, Result.CANCELLED: State.CANCELLED}.get(answer.result, State.REFUSED)
     reason = "" if state is State.APPROVED else answer.result.words
-    journal.settle(record.transaction_id, state, answer.signature, reason)
+    journal.settle(record.transaction_id, state, answer.evidence, reason)
 
 
-def is_signed(record: Record, result: Result, signature: bytes) -> bool:
-    """Tell whether the credential of `record` signed that it ended with `result`."""
-    key = CredentialCertificate.decode(record.credential).public_key
+def is_shown(record: Record, result: Result, evidence: bytes) -> bool:
+    """Tell whether `evidence` shows that the transaction of `record` ended with `result`."""
+    certificate = CredentialCertificate.decode(record.credential)
     receipt = Receipt.decode(record.receipt)
     if result is Result.CANCELLED:
-        return receipt.cancellation().is_signed_by(key, signature)
-    return replace(receipt, result=result).is_signed_by(key, signature)
+        return receipt.cancellation().is_shown_by(evidence, certificate)
+    return replace(receipt, result=result).is_shown_by(evidence, certificate)

@@ -361,7 +361,7 @@ class Terminal(Closing):
         answer = self._debit(session, debit)
         known.to_receipt = len(link.exchanges)
         final = replace(receipt, result=answer.result)
-        if not final.is_signed_by(verified.credential.public_key, answer.signature):
+        if not final.is_shown_by(answer.evidence, verified.credential):
             raise _EndedError(OutcomeKind.NOT_VERIFIED, Check.RECEIPT.value, charged=None)
         known.receipt_verified, known.in_progress = True, None
         self._record_result(known, session, final, answer)
@@ -377,7 +377,7 @@ class Terminal(Closing):
         approved = answer.result is Result.APPROVED
         state = State.APPROVED if approved else State.REFUSED
         try:
-            self._journal.settle(final.transaction_id, state, answer.signature, "" if approved else answer.result.words)
+            self._journal.settle(final.transaction_id, state, answer.evidence, "" if approved else answer.result.words)
         except JournalFailedError as error:
             known.in_progress = final.transaction_id
             raise _EndedError(OutcomeKind.TORN, f"{error}; present the card again", charged=approved) from None

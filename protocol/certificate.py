@@ -20,7 +20,7 @@ from protocol import signing
 from protocol.errors import Check
 from protocol.layout import Fields
 from protocol.tags import Tag
-from protocol.tlv import tagged
+from protocol.tlv import optional, tagged
 from protocol.wire import Coded, FieldAdapter, Nested, NumericDate, NumericInt, Wire
 
 SERIAL_LENGTH = 8
@@ -140,14 +140,18 @@ class CredentialCertificate(_Certificate):
     """An issuer's certificate for one credential: a random serial, no name, whole months, an offline ceiling.
 
     `offline_ceiling` is the most, in minor units of the purse currency, that one receipt of this credential may claim.
+    `co_signing_key`, a compressed point, is there when a receipt of this credential needs a Trusted Key's signature too. It
+    is good for one receipt, as the credential is: one that stayed the same would link taps.
     """
 
     offline_ceiling: int
+    co_signing_key: bytes = b""
 
     LAYOUT: ClassVar[Construct[Any, Any]] = _layout(
         *_COMMON_HEAD,
         *_COMMON_USE,
         "offline_ceiling" / tagged(Tag.DISCRETIONARY_DATA, tagged(Tag.OFFLINE_CEILING, NumericInt(12))),
+        "co_signing_key" / optional(Tag.CO_SIGNING_KEY, Bytes(signing.POINT_LENGTH)),
         *_COMMON_TAIL,
     )
 

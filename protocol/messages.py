@@ -174,14 +174,19 @@ class Debit(Wire):
 
 @dataclass(frozen=True, slots=True)
 class DebitResult(Wire):
-    """The answer to DEBIT: the result, and the credential's signature over the Receipt. One length, whatever the result."""
+    """The answer to DEBIT: the result, and the evidence for the Receipt. One length, whatever the result.
+
+    Evidence is the credential's signature (64), and after it the Trusted Key's where the credential needs one and the result
+    is APPROVED.
+    """
 
     result: Result
-    signature: bytes
+    evidence: bytes
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
-        "result" / Coded(Result, Byte), "signature" / Bytes(signing.SIGNATURE_LENGTH)
-    )
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("result" / Coded(Result, Byte), "evidence" / GreedyBytes)
+
+    def __post_init__(self) -> None:
+        require_evidence(self.evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,20 +222,23 @@ class Cancel(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Settled(Wire):
-    """The answer to CANCEL: the final result, and the signature of the credential that the transaction was made with.
+    """The answer to CANCEL: the final result, and the evidence of the credential that the transaction was made with.
 
-    The signature is over the Receipt, for CANCELLED over the Cancellation, and zeros for UNKNOWN.
+    The evidence is for the Receipt, for CANCELLED the signature over the Cancellation, and zeros for UNKNOWN.
     """
 
     result: Result
-    signature: bytes
     open_id: bytes
+    evidence: bytes
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "result" / Coded(Result, Byte),
-        "signature" / Bytes(signing.SIGNATURE_LENGTH),
         "open_id" / Bytes(TRANSACTION_ID_LENGTH),
+        "evidence" / GreedyBytes,
     )
+
+    def __post_init__(self) -> None:
+        require_evidence(self.evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,9 +265,9 @@ class Cancellation(Wire):
         """Return what the credential signs."""
         return labelled(Label.CANCELLATION, self.encode())
 
-    def is_signed_by(self, public_key: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is the credential's over this cancellation."""
-        return signing.is_valid(public_key, signature, self.signature_input())
+    def is_shown_by(self, evidence: bytes, certificate: CredentialCertificate) -> bool:
+        """Tell whether `evidence` is the signature of the credential of `certificate` over this cancellation."""
+        return signing.is_valid(certificate.public_key, evidence, self.signature_input())
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +307,26 @@ class Receipt(Wire):
             self.version, self.suite, self.credential_hash, self.terminal_hash, self.counter, self.transaction_id
         )
 
-    def is_signed_by(self, public_key: bytes, signature: bytes) -> bool:
-        """Tell whether `signature` is the credential's over this receipt."""
-        return signing.is_valid(public_key, signature, self.signature_input())
+    def co_signature_input(self) -> bytes:
+        """Return what a Trusted Key signs."""
+        return labelled(Label.KEY_RECEIPT, hashlib.sha256(self.encode()).digest())
+
+    def is_shown_by(self, evidence: bytes, certificate: CredentialCertificate) -> bool:
+        """Tell whether `evidence` shows that the credential of `certificate` made this receipt, and its Key agreed.
+
+        Only an approved receipt needs the Key.
+        """
+        own, co_signature = evidence[: signing.SIGNATURE_LENGTH], evidence[signing.SIGNATURE_LENGTH :]
+        signed = signing.is_valid(certificate.public_key, own, self.signature_input())
+        if not certificate.co_signing_key or self.result is not Result.APPROVED:
+            return signed and not co_signature
+        return signing.is_valid(certificate.co_signing_key, co_signature, self.co_signature_input()) and signed
+
+
+def require_evidence(evidence: bytes) -> None:
+    """Raise ValueError unless this can be one signature or two."""
+    if len(evidence) not in (signing.SIGNATURE_LENGTH, 2 * signing.SIGNATURE_LENGTH):
+        raise ValueError("evidence is one signature of 64 bytes, or two")
 
 
 def certificate_hash(certificate: TerminalCertificate | CredentialCertificate) -> bytes:

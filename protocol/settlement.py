@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from construct import Byte, Bytes, Construct, Flag, Int16ub, Int32ub, Int64ub, PrefixedArray
+from construct import Byte, Bytes, Construct, Flag, GreedyBytes, Int16ub, Int32ub, Int64ub, Prefixed, PrefixedArray
 
 from protocol import signing
 from protocol.certificate import SERIAL_LENGTH
 from protocol.channel import TRANSACTION_ID_LENGTH
 from protocol.labels import Label, labelled
 from protocol.layout import Fields
-from protocol.messages import DIGEST_LENGTH, Receipt
+from protocol.messages import DIGEST_LENGTH, Receipt, require_evidence
 from protocol.vouchers import DEVICE_ID_LENGTH, Voucher
 from protocol.wire import Coded, Nested, Wire
 
@@ -192,15 +192,18 @@ class Claim(Wire):
 
     credential: bytes
     receipt: Receipt
-    receipt_signature: bytes
+    evidence: bytes
     signature: bytes
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "credential" / Bytes(SERIAL_LENGTH),
         "receipt" / Nested(Receipt),
-        "receipt_signature" / Bytes(signing.SIGNATURE_LENGTH),
+        "evidence" / Prefixed(Byte, GreedyBytes),
         _SIGNATURE,
     )
+
+    def __post_init__(self) -> None:
+        require_evidence(self.evidence)
 
     def signature_input(self) -> bytes:
         """Return what the terminal signs."""

@@ -136,6 +136,29 @@ def tagged(tag: int, body: Construct[Any, Any]) -> Construct[Any, Any]:
     return _Tagged(tag, body)
 
 
+class _Optional(AnyConstruct):
+    """A data object that may stand here; without it the value is empty."""
+
+    def __init__(self, tag: int, body: Construct[Any, Any]) -> None:
+        super().__init__()
+        self._tag = tag_bytes(tag)
+        self._tagged = _Tagged(tag, body)
+
+    def _parse(self, stream: Any, context: Any, path: Any) -> Any:
+        position = stream.tell()
+        there = stream.read(len(self._tag)) == self._tag
+        stream.seek(position)
+        return self._tagged._parse(stream, context, path) if there else b""
+
+    def _build(self, obj: Any, stream: Any, context: Any, path: Any) -> Any:
+        return self._tagged._build(obj, stream, context, path) if obj else obj
+
+
+def optional(tag: int, body: Construct[Any, Any]) -> Construct[Any, Any]:
+    """Describe a data object of bytes that is left out when they are empty."""
+    return _Optional(tag, body)
+
+
 def parse(data: bytes, structure: str = "TLV") -> dict[int, bytes]:
     """Return the data objects of one template level, in order.
 

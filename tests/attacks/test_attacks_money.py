@@ -192,7 +192,7 @@ def test_the_other_form_of_a_signature_is_the_same_claim(bank: Bank) -> None:
     s = GROUP_ORDER - int.from_bytes(record.signature[32:], "big")
     other = replace(record, signature=record.signature[:32] + s.to_bytes(32, "big"))
     claims = (_claim(bank.identity, record), _claim(bank.identity, other))
-    assert claims[0].receipt_signature != claims[1].receipt_signature
+    assert claims[0].evidence != claims[1].evidence
     assert bank.say(claims=claims) == (Verdict.PAID, Verdict.PAID)
     assert _paid(bank) == 1000
 

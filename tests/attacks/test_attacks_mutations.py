@@ -201,7 +201,7 @@ def _gives_card(stage: Stage, prefix: bytes, terminal: HostileTerminal) -> bool:
     return True
 
 
-@attack("B5", lambda patch: patch.setattr(Receipt, "is_signed_by", lambda *_: True))
+@attack("B5", lambda patch: patch.setattr(Receipt, "is_shown_by", lambda *_: True))
 def _approval_that_nobody_signed(stage: Stage) -> bool:
     return stage.charge(SoftWallet(stage.home, receipt_key=PrivateKey.generate())).approved
 

@@ -260,7 +260,7 @@ def _claims_by_bytes(patch: Patch) -> None:
         credential = self.books.credential_by_serial(claim.credential)
         if credential is None or not good(self, claim, credential):
             return Verdict.NOT_VALID
-        name = hashlib.sha256(claim.receipt_signature).digest()[:16]
+        name = hashlib.sha256(claim.evidence).digest()[:16]
         return whole(self, replace(claim, receipt=replace(claim.receipt, transaction_id=name)))
 
     patch.setattr(Clearing, "_is_good", lambda *_: True)

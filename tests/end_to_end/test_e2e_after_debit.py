@@ -342,8 +342,8 @@ def test_the_receipt_of_a_refusal_is_signed_too(laboratory: ToldLaboratory) -> N
         asked,
         Result.INSUFFICIENT_FUNDS,
     )
-    assert receipt.is_signed_by(verified.credential.public_key, answer.signature)
-    assert not replace(receipt, result=Result.APPROVED).is_signed_by(verified.credential.public_key, answer.signature)
+    assert receipt.is_shown_by(answer.evidence, verified.credential)
+    assert not replace(receipt, result=Result.APPROVED).is_shown_by(answer.evidence, verified.credential)
 
 
 @pytest.mark.attack("M6")

@@ -312,10 +312,10 @@ def test_s9_the_wallet_deducts_the_amount_and_returns_a_signed_result(laboratory
     with Journal(tmp_path) as journal:
         [record] = journal.records()
     receipt = Receipt.decode(record.receipt)
-    key = CredentialCertificate.decode(record.credential).public_key
+    certificate = CredentialCertificate.decode(record.credential)
     assert (receipt.debit.amount, receipt.debit.currency, receipt.result) == (100, 978, Result.APPROVED)
-    assert receipt.is_signed_by(key, record.signature)
-    assert not replace(receipt, result=Result.INSUFFICIENT_FUNDS).is_signed_by(key, record.signature)
+    assert receipt.is_shown_by(record.signature, certificate)
+    assert not replace(receipt, result=Result.INSUFFICIENT_FUNDS).is_shown_by(record.signature, certificate)
 
 
 @pytest.mark.requirement("S9")

@@ -165,17 +165,17 @@ class LyingWallet(SoftWallet):
         body = super()._debit(debit)
         answer = DebitResult.decode(body)
         known = self.known[self._keys.transaction_id]
-        known.result, known.signature = answer.result, answer.signature
+        known.result, known.signature = answer.result, answer.evidence
         return body
 
     def _settle(self, transaction_id: bytes) -> Settled:
         known = self.known.get(transaction_id)
         if known is None:
-            return Settled(self.lie.settles_as or Result.UNKNOWN, _NO_SIGNATURE, NOTHING_OPEN)
+            return Settled(self.lie.settles_as or Result.UNKNOWN, NOTHING_OPEN, _NO_SIGNATURE)
         if known.result is Result.UNKNOWN or self.lie.settles_as is Result.CANCELLED:
             key = self.receipt_key or self.key
             known.result, known.signature = Result.CANCELLED, key.sign(known.unsigned.signature_input())
-        return Settled(self.lie.settles_as or known.result, known.signature, NOTHING_OPEN)
+        return Settled(self.lie.settles_as or known.result, NOTHING_OPEN, known.signature)
 
 
 @dataclass
@@ -311,11 +311,11 @@ class PosMachine(RuleBasedStateMachine):
         receipt = Receipt.decode(record.receipt)
         assert (receipt.transaction_id, receipt.debit.amount) == (record.transaction_id, record.amount)
         if record.state is State.CANCELLED:
-            assert receipt.cancellation().is_signed_by(credential.public_key, record.signature)
+            assert receipt.cancellation().is_shown_by(record.signature, credential)
         elif record.state is not State.OPEN:
             results = [one for one in Result if (one is Result.APPROVED) == (record.state is State.APPROVED)]
             said = [replace(receipt, result=one) for one in results]
-            assert any(one.is_signed_by(credential.public_key, record.signature) for one in said)
+            assert any(one.is_shown_by(record.signature, credential) for one in said)
 
     def teardown(self) -> None:
         if not hasattr(self, "journal"):

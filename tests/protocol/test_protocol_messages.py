@@ -23,6 +23,7 @@ from protocol.messages import (
     GetVirtualCard,
     Receipt,
     Result,
+    Settled,
     VirtualCard,
     certificate_hash,
 )
@@ -120,10 +121,10 @@ def test_receipt_is_signed_over_label_and_everything(receipt: Receipt) -> None:
 
 
 def test_receipt_is_valid_as_signed_and_in_no_other_form(
-    receipt: Receipt, credential_key: PrivateKey
+    receipt: Receipt, credential_key: PrivateKey, credential_certificate: CredentialCertificate
 ) -> None:  # B2, B5
     signature = credential_key.sign(receipt.signature_input())
-    assert receipt.is_signed_by(credential_key.public, signature)
+    assert receipt.is_shown_by(signature, credential_certificate)
     changed: dict[str, Any] = {
         "version": 2,
         "suite": 2,
@@ -141,14 +142,70 @@ def test_receipt_is_valid_as_signed_and_in_no_other_form(
     ]
     assert {*changed, "debit"} == {field.name for field in fields(Receipt)}
     for name, value in [*changed.items(), *(("debit", debit) for debit in debits)]:
-        assert not replace(receipt, **{name: value}).is_signed_by(credential_key.public, signature), name
+        assert not replace(receipt, **{name: value}).is_shown_by(signature, credential_certificate), name
 
 
 def test_receipt_is_not_valid_under_another_key(
-    receipt: Receipt, credential_key: PrivateKey, terminal_key: PrivateKey
+    receipt: Receipt,
+    credential_key: PrivateKey,
+    terminal_key: PrivateKey,
+    credential_certificate: CredentialCertificate,
 ) -> None:
     signature = credential_key.sign(receipt.signature_input())
-    assert not receipt.is_signed_by(terminal_key.public, signature)
+    assert not receipt.is_shown_by(signature, replace(credential_certificate, public_key=terminal_key.public))
+
+
+@pytest.fixture
+def key_backed(credential_certificate: CredentialCertificate, terminal_key: PrivateKey) -> CredentialCertificate:
+    """A credential that needs a Trusted Key, whose key is the terminal's here."""
+    return replace(credential_certificate, co_signing_key=terminal_key.public)
+
+
+@pytest.mark.requirement("K3")
+def test_a_key_backed_receipt_needs_both_signatures(
+    receipt: Receipt, credential_key: PrivateKey, terminal_key: PrivateKey, key_backed: CredentialCertificate
+) -> None:
+    own, other = credential_key.sign(receipt.signature_input()), terminal_key.sign(receipt.co_signature_input())
+    assert receipt.is_shown_by(own + other, key_backed)
+    for evidence in (
+        own,
+        other,
+        other + own,
+        own + own,
+        own + bytes(64),
+        bytes(64) + other,
+        own + terminal_key.sign(receipt.signature_input()),  # signed under the other label
+        own + credential_key.sign(receipt.co_signature_input()),  # signed by another key
+        own + terminal_key.sign(replace(receipt, counter=99).co_signature_input()),
+        own + other + bytes(1),
+    ):
+        assert not receipt.is_shown_by(evidence, key_backed)
+
+
+@pytest.mark.requirement("K3")
+def test_a_plain_receipt_and_a_refusal_have_no_second_signature(
+    receipt: Receipt,
+    credential_key: PrivateKey,
+    terminal_key: PrivateKey,
+    credential_certificate: CredentialCertificate,
+    key_backed: CredentialCertificate,
+) -> None:
+    own, other = credential_key.sign(receipt.signature_input()), terminal_key.sign(receipt.co_signature_input())
+    assert not receipt.is_shown_by(own + other, credential_certificate)
+    refusal = replace(receipt, result=Result.SEE_PHONE)
+    refused = credential_key.sign(refusal.signature_input())
+    assert refusal.is_shown_by(refused, key_backed)
+    assert not refusal.is_shown_by(refused + terminal_key.sign(refusal.co_signature_input()), key_backed)
+
+
+@pytest.mark.parametrize("length", [0, 63, 65, 127, 129, 192])
+def test_evidence_is_one_signature_or_two(length: int) -> None:
+    for build in (
+        lambda: DebitResult(Result.APPROVED, bytes(length)),
+        lambda: Settled(Result.APPROVED, bytes(16), bytes(length)),
+    ):
+        with pytest.raises(ValueError, match="one signature of 64 bytes, or two"):
+            build()
 
 
 def test_certificates_are_named_by_the_hash_of_their_bytes(terminal_certificate: TerminalCertificate) -> None:

@@ -31,6 +31,7 @@ _VECTORS: dict[str, list[dict[str, Any]]] = json.loads(Path(__file__).with_name(
 # A structure that ends with bytes of any length cannot tell that some are missing or were added; what guards it is named.
 _OPEN_ENDED = {
     "issuing.Issuance": "sealed_numbers runs to the end; the HPKE tag and the issuer's signature cover its length",
+    "messages.DebitResult": "one signature or two; a whole message in the channel, so the tag covers its length",
     "messages.Confirm": "empty means this session's receipt; a whole message in the channel, so the tag covers its length",
 }
 

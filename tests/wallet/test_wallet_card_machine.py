@@ -340,14 +340,14 @@ class CardMachine(RuleBasedStateMachine):
             assert self.debited is None or self.debited[0] != debit
             self._channel_is_over()
             return
-        assert is_first or self.debited == (debit, answer.signature)
+        assert is_first or self.debited == (debit, answer.evidence)
         receipt = replace(current.receipt, debit=debit, result=answer.result)
-        assert receipt.is_signed_by(current.card.credential.public_key, answer.signature)
+        assert receipt.is_shown_by(answer.evidence, current.card.credential)
         if is_first and answer.result is Result.APPROVED:
             assert (debit.currency, debit.amount <= self.balance) == (EURO, True)
             self.balance -= debit.amount
-        current.result, current.receipt, current.signature = answer.result, receipt, answer.signature
-        self.debited = debit, answer.signature
+        current.result, current.receipt, current.signature = answer.result, receipt, answer.evidence
+        self.debited = debit, answer.evidence
 
     def _confirm(self, _: st.DataObject | None = None) -> None:
         assert self.terminal is not None
@@ -385,9 +385,9 @@ class CardMachine(RuleBasedStateMachine):
         if read.result is None:
             read.result = Result.CANCELLED
         assert answer.result is read.result
-        receipt, key = replace(read.receipt, result=answer.result), read.card.credential.public_key
+        receipt, certificate = replace(read.receipt, result=answer.result), read.card.credential
         signed = receipt.cancellation() if answer.result is Result.CANCELLED else receipt
-        assert signed.is_signed_by(key, answer.signature)
+        assert signed.is_shown_by(answer.evidence, certificate)
 
     def _settle_what_is_another_terminals(self, data: st.DataObject) -> None:
         assert self.terminal is not None
@@ -431,8 +431,9 @@ class CardMachine(RuleBasedStateMachine):
         last = Merchant(self.identities[2])
         self._read(self._approach(last.identity, extended=True), last)
         assert self.current is not None
+        expected = Result.APPROVED if self.balance else Result.INSUFFICIENT_FUNDS
         self._debit(Debit(1, EURO, date(2026, 7, 15), time(12, 0)))
-        assert self.current.result is (Result.APPROVED if self.balance or self.debited else Result.INSUFFICIENT_FUNDS)
+        assert self.current.result is expected
         self._confirm()
         self.only_an_approved_debit_changes_the_balance()
 

@@ -215,12 +215,12 @@ class Tap:
         found = self._book.find(session.transaction.terminal_hash, cancel.transaction_id)
         if found is None:
             nothing = bytes(signing.SIGNATURE_LENGTH)
-            return Settled(Result.UNKNOWN, nothing, self._next_open(session)).encode(), session.transaction
+            return Settled(Result.UNKNOWN, self._next_open(session), nothing).encode(), session.transaction
         if found.status is Status.OPEN:
             found = self._cancelled(found)
             if found.transaction_id == session.transaction.transaction_id:
                 session.transaction, session.result = found, Result.CANCELLED
-        return Settled(found.result, found.signature, self._next_open(session)).encode(), found
+        return Settled(found.result, self._next_open(session), found.signature).encode(), found
 
     def _cancelled(self, transaction: Transaction) -> Transaction:
         credential = self._vault.credential(transaction.credential_serial)
