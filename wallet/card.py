@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from protocol.apdu import Command, Response
 from protocol.commands import CLA_INTERINDUSTRY, CLA_PROPRIETARY, Ins, Occurrence
@@ -49,6 +49,17 @@ class Application(Protocol):
 
     def reset(self) -> None:
         """The tap is over."""
+
+
+@runtime_checkable
+class ChannelApplication(Application, Protocol):
+    """An application with a secure channel of its own.
+
+    It gets other classes than 80 as well, say 84 and 04 for secure messaging, and its sessions may be of any length, as
+    no transcript of them is needed.
+    """
+
+    classes: frozenset[int]
 
 
 class StatusWordError(Exception):
@@ -102,10 +113,12 @@ class Card:
         return response
 
     def _dispatch(self, command: Command) -> Response:
-        if command.cla == CLA_INTERINDUSTRY:
-            if command.ins != Ins.SELECT:
-                raise StatusWordError(StatusWord.INS_NOT_SUPPORTED)
+        if command.cla == CLA_INTERINDUSTRY and command.ins == Ins.SELECT:
             return self._select(command)
+        if isinstance(self._selected, ChannelApplication) and command.unchained_header[0] in self._selected.classes:
+            return self._selected.answer(command, b"")
+        if command.cla == CLA_INTERINDUSTRY:
+            raise StatusWordError(StatusWord.INS_NOT_SUPPORTED)
         if command.unchained_header[0] != CLA_PROPRIETARY:
             raise StatusWordError(StatusWord.CLA_NOT_SUPPORTED)
         if self._selected is None or len(self._transcript) > _MAX_TRANSCRIPT:
