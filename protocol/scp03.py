@@ -70,15 +70,16 @@ def wrap_command(state: SecureMessaging, command: Command) -> tuple[SecureMessag
     body = _encrypt(state.keys.enc, counter, command.data) if command.data else b""
     secured = replace(command, cla=command.cla | SECURE_MESSAGING_BIT, data=body, ne=_secured_ne(command.ne))
     length = len(body) + MAC_LENGTH
-    chaining = _mac(state.keys.mac, state.chaining, secured.header, _lc(length, length > SHORT_MAX_DATA), body)
+    extended = length > SHORT_MAX_DATA or secured.needs_extended
+    chaining = _mac(state.keys.mac, state.chaining, secured.header, _lc(length, extended), body)
     return replace(state, chaining=chaining, counter=counter), secured.with_data(body + chaining[:MAC_LENGTH])
 
 
 def unwrap_command(state: SecureMessaging, command: Command) -> tuple[SecureMessaging, Command]:
     """Return the next state and what `command` was before it was secured; VerificationError when a check fails.
 
-    Data of 255 bytes or less may have been sent with an extended length, which the MAC covers. Both forms are tried: as one
-    starts with 00 and the other does not, they are never the same bytes.
+    The MAC covers the length, short or extended, and on its way a command may have been taken from the one form to the
+    other. Both are tried: as one starts with 00 and the other does not, they are never the same bytes.
     """
     body, mac = _split_mac(command.data)
     if not is_secured(command):
@@ -152,8 +153,8 @@ def _lc(length: int, extended: bool) -> bytes:
 
 
 def _secured_ne(ne: int | None) -> int:
-    """Return an Ne that leaves room for padding and the R-MAC, which every good answer has."""
-    return SHORT_MAX_NE if (ne or 0) + BLOCK + MAC_LENGTH <= SHORT_MAX_NE else MAX_NE
+    """Return an Ne in the form that `ne` has: every good answer has an R-MAC, and what is left over can be fetched."""
+    return SHORT_MAX_NE if (ne or 0) <= SHORT_MAX_NE else MAX_NE
 
 
 def _encrypt(key: bytes, counter: int, plain: bytes) -> bytes:

@@ -93,10 +93,11 @@ class SecureChannel:
             except StatusWordError as error:
                 response = Response(b"", error.sw)
             return self.wrap(response)
-        if command.ins in _HANDSHAKE:
+        if command.ins in self.instructions:
+            self._end()
             return self.answer(command)
         self.refuse_plain()
-        return self._serve(command, serve)
+        return serve(command, Access())
 
     def _serve(self, command: Command, serve: Callable[[Command, Access], Response]) -> Response:
         return self.answer(command) if command.ins in self.instructions else serve(command, self.access)
