@@ -30,7 +30,14 @@ _IDENTIFIER_LENGTH = 16
 _P256_PARAMETERS = encode(0xF0, b"\0")
 _SIGNATURE_OBJECT = 3 + signing.SIGNATURE_LENGTH
 _DER_SEQUENCE = b"\x30"
-_BROKEN = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension)
+_BROKEN = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class KeyUse(IntEnum):

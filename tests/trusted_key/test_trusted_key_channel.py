@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import scp11
-from protocol.apdu import MAX_NE, Command, Response
+from protocol.apdu import MAX_DATA, MAX_NE, Command, Response
 from protocol.commands import select
 from protocol.errors import Check, DecodeError, VerificationError
 from protocol.scp11 import Variant
@@ -277,6 +277,22 @@ def test_nothing_is_wrapped_before_the_channel_is_open(bench: Bench) -> None:
     channel = open_scp11a(HOST, PAIRED, NOW)
     _is_ended(channel)
     assert channel.next_command() is None
+
+
+def test_a_command_that_cannot_be_secured_leaves_the_channel_open(bench: Bench) -> None:
+    channel = bench.opened()
+    for command in (Command(0x90, ECHO, 0, 0), Command(0x80, ECHO, 0, 0, bytes(MAX_DATA))):
+        with pytest.raises(ValueError, match=r"class|more than"):
+            channel.wrap(command)
+    assert bench.ask(channel, ECHO, b"still here").data == b"still here"
+
+
+@pytest.mark.parametrize("shown", [b"", b"\x30", made.KEY[:-1], made.AUTHORITY, made.KEY + made.AUTHORITY])
+def test_certificates_that_are_not_the_paired_ones_end_the_channel(bench: Bench, shown: bytes) -> None:
+    channel = open_scp11a(HOST, PAIRED, NOW)
+    with pytest.raises(VerificationError):
+        bench.shake(channel, lambda command, response: Response(shown, StatusWord.OK))
+    _is_ended(channel)
 
 
 def test_an_answer_that_nobody_asked_for_ends_the_channel(bench: Bench) -> None:

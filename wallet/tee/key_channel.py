@@ -86,12 +86,15 @@ class KeyChannel:
         self._steps = rest
 
     def wrap(self, command: Command) -> Command:
-        """Return `command` as it goes to the Key; its answer must be unwrapped before the next one."""
-        session = self._session
-        self.close()
-        if session is None:
+        """Return `command` as it goes to the Key; its answer must be unwrapped before the next one.
+
+        ValueError, and the channel stays open, for a command that cannot be secured.
+        """
+        if self._session is None:
+            self.close()
             raise VerificationError(Check.CHANNEL)
-        self._answering, secured = scp03.wrap_command(session, command)
+        self._answering, secured = scp03.wrap_command(self._session, command)
+        self._session = None
         return secured
 
     def unwrap(self, response: Response) -> Response:
@@ -133,7 +136,10 @@ class KeyChannel:
 
     def _recognise(self, response: Response) -> None:
         """Check that this is the paired Key. The receipt proves it; this tells another Key from an attack."""
-        shown = scp11.split_certificates(response.data)
+        try:
+            shown = scp11.split_certificates(response.data)
+        except DecodeError:
+            raise VerificationError(Check.CERTIFICATE_FORMAT) from None
         if not shown or not bytes_eq(shown[-1], self._paired.certificate):
             raise VerificationError(Check.CERTIFICATE_ISSUER)
 
