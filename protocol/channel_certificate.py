@@ -214,7 +214,7 @@ def _read_x509(encoded: bytes) -> ChannelCertificate:
         canonical = known.public_bytes(Encoding.DER)
     except _BROKEN:
         raise DecodeError("X.509 certificate", "", "malformed") from None
-    if canonical != encoded:
+    if canonical != encoded or known.serial_number <= 0:
         raise DecodeError("X.509 certificate", "", "not in its one canonical form")
     if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
         raise DecodeError("X.509 certificate", "public key", "not one of P-256")

@@ -27,6 +27,7 @@ from protocol.transport.isodep import Ats, Block
 from protocol.wire import Wire
 from tests.fuzz import conversations as talk
 from tests.fuzz import cryptography_and_files as worlds
+from tests.fuzz import key_channels as keys
 from tests.fuzz import messages as say
 from tests.fuzz.cutting import join
 from wallet.environment.message import Kind, Message
@@ -140,6 +141,15 @@ def _worlds() -> Iterator[Target]:
     yield Target("envelope", "foreign X25519 key and HPKE output", worlds.check_envelope, (worlds.RECIPIENT,), 256)
 
 
+def _keys() -> Iterator[Target]:
+    certificates = "certificate of a Key's channel, X.509 or 7F21"
+    yield Target("key.certificate", certificates, keys.check_certificate, keys.CERTIFICATES)
+    yield Target("key.commands", "a Key, fed commands of a stranger", keys.check_key, keys.COMMANDS, 2048)
+    yield Target(
+        "key.answers", "a trusted world, fed answers of a stranger", keys.check_trusted_world, keys.ANSWERS, 2048
+    )
+
+
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (*_apdus(), *_links(), *_worlds(), _issuer_message(), *_messages())
+    target.name: target for target in (*_apdus(), *_links(), *_worlds(), *_keys(), _issuer_message(), *_messages())
 }

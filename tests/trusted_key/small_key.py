@@ -36,6 +36,7 @@ class SmallKey:
     def __init__(self, channel: SecureChannel) -> None:
         self.channel = channel
         self.counted = 0
+        self.served: list[Access] = []
 
     def select(self) -> Response:
         self.channel.reset()
@@ -48,6 +49,7 @@ class SmallKey:
         self.channel.reset()
 
     def _serve(self, command: Command, access: Access) -> Response:
+        self.served.append(access)
         match command.ins:
             case 0x10:
                 return Response(command.data, StatusWord.OK)
