@@ -34,14 +34,19 @@ class Home:
         return self.path / "pos"
 
     @property
+    def key(self) -> Path:
+        """The Trusted Key's folder."""
+        return self.path / "key"
+
+    @property
     def link(self) -> str:
         """The link that wallet and terminal of this home use when none is named."""
-        path = self.path / "tap.sock"
-        if "?" in str(path):
-            raise UsageError(f"{path} has a question mark, which a LINK cannot; name a LINK, or another --home")
-        if len(str(path)) > _SOCKET_PATH_LIMIT:
-            raise UsageError(f"{path} is too long for a socket; name a LINK, or a shorter --home")
-        return f"socket:{path}"
+        return _socket_link(self.path / "tap.sock")
+
+    @property
+    def key_link(self) -> str:
+        """The link of the Trusted Key when none is named."""
+        return _socket_link(self.key / "card.sock")
 
     @property
     def issuer_url(self) -> str:
@@ -57,3 +62,11 @@ def make_private(folder: Path) -> Path:
     except OSError as error:
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}; use another --home") from None
     return folder
+
+
+def _socket_link(path: Path) -> str:
+    if "?" in str(path):
+        raise UsageError(f"{path} has a question mark, which a LINK cannot; name a LINK, or another --home")
+    if len(str(path)) > _SOCKET_PATH_LIMIT:
+        raise UsageError(f"{path} is too long for a socket; name a LINK, or a shorter --home")
+    return f"socket:{path}"

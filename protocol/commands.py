@@ -13,6 +13,7 @@ CLA_INTERINDUSTRY = 0x00
 CLA_PROPRIETARY = 0x80
 VERSION_1 = 0x01
 DEFAULT_NAME = bytes.fromhex("F05441504C414201")  # category F (unregistered), "TAPLAB", 01
+KEY_NAME = bytes.fromhex("F05441504B455901")  # the Trusted Key: category F, "TAPKEY", 01
 
 
 class Ins(IntEnum):

@@ -36,6 +36,9 @@ class Label(StrEnum):
     REPORT_ANSWER = "TapLab1 report answer"
     STORAGE_KEY = "TapLab1 storage key"
     COUNTER_KEY = "TapLab1 counter key"
+    KEY_RECEIPT = "TapLab1 key's receipt"
+    KEY_FLASH = "TapLab1 key's flash"
+    KEY_CELL_NAME = "TapLab1 key's cell name"
 
 
 def labelled(label: Label, *parts: bytes) -> bytes:

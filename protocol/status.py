@@ -20,8 +20,11 @@ class StatusWord(IntEnum):
     CONDITIONS_NOT_SATISFIED = 0x6985
     WRONG_DATA = 0x6A80
     NOT_FOUND = 0x6A82
+    NOT_ENOUGH_MEMORY = 0x6A84
     WRONG_P1_P2 = 0x6A86
     REFERENCED_DATA_NOT_FOUND = 0x6A88
+    ALREADY_EXISTS = 0x6A89
+    OFFSET_OUTSIDE = 0x6B00
     INS_NOT_SUPPORTED = 0x6D00
     CLA_NOT_SUPPORTED = 0x6E00
     NO_PRECISE_DIAGNOSIS = 0x6F00
@@ -47,6 +50,8 @@ class StatusWord(IntEnum):
             return f"{self.value & 0xFF or 256} more bytes to fetch"
         if self.value >> 8 == 0x6C:
             return f"wrong length, {self.value & 0xFF or 256} bytes available"
+        if self.value >> 8 == 0x91:
+            return f"ok, and an event of {self.value & 0xFF or 256} bytes to fetch"
         return "unknown" if self.name.startswith("SW_") else self.name.lower().replace("_", " ")
 
 

@@ -40,5 +40,6 @@ class Tag(IntEnum):
 
     VERSIONS = 0x80  # project-defined, inside A5: protocol versions, best first, a byte each
     SUITES = 0x81  # project-defined, inside A5: cryptographic suites, best first, a byte each
+    KEY_MODULES = 0x82  # project-defined, inside A5: modules of a Trusted Key, a byte each
     OFFLINE_CEILING = 0xC0  # project-defined, inside 73: most that one receipt may claim, n12
     CO_SIGNING_KEY = 0xC1  # project-defined, inside 7F21: a Trusted Key's point, which signs the receipt too
