@@ -7,7 +7,6 @@ Class 80, project-defined, but for FETCH and the event that it returns, which ar
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -18,7 +17,6 @@ from protocol.apdu import SHORT_MAX_NE, Command
 from protocol.certificate import PrintableText, TerminalCertificate
 from protocol.commands import CLA_PROPRIETARY
 from protocol.fci import MAX_NAME
-from protocol.labels import Label, labelled
 from protocol.layout import Fields
 from protocol.messages import Receipt
 from protocol.status import StatusWord
@@ -462,11 +460,6 @@ class KeyFci(Wire):
 
     def __post_init__(self) -> None:
         _require_name(self.name)
-
-
-def receipt_input(receipt: Receipt) -> bytes:
-    """Return what a Key signs of a receipt."""
-    return labelled(Label.KEY_RECEIPT, hashlib.sha256(receipt.encode()).digest())
 
 
 def key_command(ins: KeyIns, body: Wire | bytes = b"", *, p1: int = 0, p2: int = 0, ne: int = SHORT_MAX_NE) -> Command:

@@ -19,7 +19,6 @@ class Label(StrEnum):
     CHANNEL_RESPONSE_IV = "TapLab1 channel response iv"
     TRANSACTION_ID = "TapLab1 transaction id"
     RECEIPT = "TapLab1 receipt"
-    KEY_RECEIPT = "TapLab1 receipt at the Key"
     CANCELLATION = "TapLab1 cancellation"
     POS_TAP_KEY = "TapLab1 terminal tap key"
     APPLICATION = "TapLab1 wallet application"

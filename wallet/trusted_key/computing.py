@@ -24,7 +24,6 @@ from protocol.key_commands import (
     NewCounter,
     ReceiptOrder,
     Rule,
-    receipt_input,
 )
 from protocol.layout import Fields
 from protocol.signing import SIGNATURE_LENGTH
@@ -182,7 +181,7 @@ class Computing:
         slot = self._slot_for(KeyUse.RECEIPT, order.name, access)
         if self._confirmed is None or not self._confirmed.covers(order.receipt, access.peer):
             raise StatusWordError(StatusWord.CONDITIONS_NOT_SATISFIED)
-        signature = slot.sign(receipt_input(order.receipt))
+        signature = slot.sign(order.receipt.co_signature_input())
         signed = SignedReceipt(order.name, slot.rule, slot.owner, digest, signature)
         commit(self._cells, {KEY + order.name: None, SIGNED: signed.encode()})
         self._confirmed.use_up()
