@@ -73,6 +73,12 @@ trace_option = click.option(
 )
 
 
+def require_shared(url: str) -> None:
+    """Raise UsageError for a link that no other process could be at the other end of."""
+    if url.startswith("memory:"):
+        raise UsageError("memory: joins both ends within one process; write socket:/path/of/socket between two")
+
+
 def run(group: click.Group, program: str) -> None:
     """Run a command line and exit with the code of its outcome."""
     sys.exit(_run(group, program))

@@ -6,7 +6,14 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from protocol.errors import LinkUnavailableError, MissingOnMachineError, TapLabError, TransportError, UsageError
+from protocol.errors import (
+    InUseError,
+    LinkUnavailableError,
+    MissingOnMachineError,
+    TapLabError,
+    TransportError,
+    UsageError,
+)
 
 
 class ExitCode(IntEnum):
@@ -42,7 +49,7 @@ _MEANINGS = {
     ExitCode.NOT_VERIFIED: "the card, or what it said, failed a check; it is not to be trusted",
     ExitCode.NOT_ACCEPTED: "the wallet does not accept this terminal; its owner's history says why",
     ExitCode.NO_CARD: "no card was presented in time",
-    ExitCode.UNAVAILABLE: "something is missing on this machine; the sentence says what to install or start",
+    ExitCode.UNAVAILABLE: "something here is missing or in use; the sentence says what to install, start or wait for",
     ExitCode.INTERRUPTED: "interrupted with Ctrl-C; nothing is left broken and nothing was being charged",
 }
 
@@ -51,6 +58,6 @@ def code_of(error: TapLabError) -> ExitCode:
     """Return the exit code of an error that ended a command."""
     if isinstance(error, UsageError):
         return ExitCode.USAGE
-    if isinstance(error, MissingOnMachineError | LinkUnavailableError):
+    if isinstance(error, MissingOnMachineError | LinkUnavailableError | InUseError):
         return ExitCode.UNAVAILABLE
     return ExitCode.TORN if isinstance(error, TransportError) else ExitCode.FAILED

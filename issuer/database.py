@@ -35,6 +35,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DatabaseError
 
+from console.files import cannot_use
 from protocol.errors import UsageError
 
 FILE_NAME = "issuer.sqlite"
@@ -436,7 +437,7 @@ class Database:
                     connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
                 found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
         except DatabaseError as error:
-            raise UsageError(f"{path} cannot be used ({error.orig}); restore it from a copy") from None
+            raise cannot_use(path, error.orig) from None
         if found != VERSION:
             raise UsageError(f"{path} is of version {found}, this program reads version {VERSION}")
 

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -169,7 +171,8 @@ def cli(link: str, as_json: bool) -> int:
 
 
 def main() -> None:
-    """Run `scripts/demo`."""
+    """Run `scripts/demo`; asked to end, it removes what it made first."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     run(cli, "demo")
 
 

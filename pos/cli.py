@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
 
-from console.cli import EVERYWHERE, common_options, run, trace_option
+from console.cli import EVERYWHERE, common_options, require_shared, run, trace_option
 from console.exit_codes import ExitCode
 from console.home import Home, make_private
 from console.ui import money, print_json
@@ -39,6 +40,17 @@ def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
     if not 0 <= value <= MAX_TIMEOUT:  # false for what is not a number, too
         raise UsageError(f"a timeout is 0 to {MAX_TIMEOUT} seconds")
     return value
+
+
+def _up_to(most: float) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
+    """Return what refuses a number that is below 0, above `most`, or none at all."""
+
+    def check(_: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+        if value is not None and not 0 <= value <= most:  # false for what is not a number, too
+            raise UsageError(f"{parameter.opts[0]} takes 0 to {most:g}")
+        return value
+
+    return check
 
 
 MAX_TIMEOUT = 86_400
@@ -120,7 +132,8 @@ def init(
 )
 @click.option(
     "--relay-bound",
-    type=click.FloatRange(0, 60_000),
+    type=float,
+    callback=_up_to(60_000),
     metavar="MS",
     help="Milliseconds beyond the modelled air time that RELAY CHECK may take. Default: by link (docs/links.md).",
 )
@@ -164,12 +177,13 @@ def charge(
     if currency is not None and ":" in currency:
         currency, link = None, currency
     LinkUrl.parse(link or home.link)
+    require_shared(link or home.link)
     options = TerminalOptions(
         _name(name),
         use_directory=directory,
         timeout=timeout,
         again=again,
-        fault=Fault.parse(fault) if fault else None,
+        fault=Fault.parse(fault) if fault is not None else None,
         relay=RelayPolicy(relay),
         relay_bound_ms=relay_bound,
     )
@@ -252,7 +266,8 @@ def sync(home: Home, as_json: bool, issuer: str | None) -> None:
     default=24.0,
     show_default=True,
     metavar="HOURS",
-    type=click.FloatRange(0, MAX_TIMEOUT),
+    type=float,
+    callback=_up_to(MAX_TIMEOUT),
     help="Give up what has been unknown for so long: its wallet gets the money back, and it is never claimed.",
 )
 @issuer_option
@@ -343,6 +358,7 @@ def probe(home: Home, as_json: bool, link: str, timeout: float, trace: bool) -> 
     from protocol.errors import CardSilentError
     from protocol.transport.opening import open_terminal_end
 
+    require_shared(link)
     with open_terminal_end(link) as opened:
         try:
             finding, traced = probing.probe(opened, timeout)

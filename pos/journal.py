@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from console.files import cannot_use
 from protocol import tally
 from protocol.closing import Closing
-from protocol.errors import TapLabError, UsageError
+from protocol.errors import InUseError, TapLabError, UsageError
 from protocol.settlement import Verdict
 
 FILE_NAME = "journal.sqlite"
@@ -82,7 +83,7 @@ class Journal(Closing):
     """The journal of one terminal folder; one process holds it at a time."""
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
-        """Open or create the journal; UsageError when another process holds it or it cannot be used.
+        """Open or create the journal; InUseError when another process holds it.
 
         Without `create` a journal that is not there is an error: what it held must not be forgotten in silence.
         """
@@ -93,7 +94,7 @@ class Journal(Closing):
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(self._lock)
-            raise UsageError(
+            raise InUseError(
                 f"another terminal process is using {folder}; wait for it, or use another --home"
             ) from None
         try:
@@ -105,7 +106,7 @@ class Journal(Closing):
             self._add_missing_column()
         except sqlite3.Error as error:
             os.close(self._lock)
-            raise UsageError(f"the journal in {folder} cannot be used: {error}") from None
+            raise cannot_use(folder / FILE_NAME, error) from None
         self._next_tap = self._reserved_until = self._reserved()
 
     def _add_missing_column(self) -> None:

@@ -53,6 +53,7 @@ from protocol.transport.opening import LinkUrl, open_terminal_end
 from protocol.transport.trace import Exchange, TracingLink
 
 VOID_AFTER = 24 * 3600.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between taps of a card that tells nothing new
 NOT_KNOWN = "the result is not known; this wallet's next tap here will tell, and `tap-pos history` then shows it"
 Steps = Generator[Progress, None, Outcome]
 
@@ -99,6 +100,7 @@ class _Transaction:
     relay: RelayCheckResult | None = None
     to_receipt: int = 0
     in_progress: bytes | None = None
+    interrupted: bool = False
     settled: list[str] = field(default_factory=list)
 
     def outcome(self, kind: OutcomeKind, reason: str, charged: bool | None, trace: list[Exchange]) -> Outcome:
@@ -189,14 +191,21 @@ class Terminal(Closing):
 
     def _run(self, known: _Transaction, link: TracingLink, *, short: bool) -> Steps:
         outcome = yield from self._one_tap(known, link, self._options.timeout, short=short)
-        until = time.monotonic() + self._options.again
-        while known.in_progress is not None and (left := until - time.monotonic()) > 0:
+        until, pause = time.monotonic() + self._options.again, _FIRST_PAUSE
+        while known.in_progress is not None and not known.interrupted and (left := until - time.monotonic()) > 0:
             yield _step(known, Step.PRESENT_AGAIN, "the result is not known: present the card again")
             again = yield from self._one_tap(known, link, left, short=short)
             outcome = again if known.in_progress is None else outcome
             if known.in_progress is not None and self._is_approved(known.in_progress):
                 known.in_progress, known.receipt_verified = None, True  # the receipt came; only its end was torn
                 outcome = known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
+            if known.in_progress is not None and again.kind not in (OutcomeKind.TORN, OutcomeKind.NO_CARD):
+                return replace(outcome, reason=f"{outcome.reason} (this card says now: {again.reason})")
+            if known.in_progress is not None:
+                time.sleep(
+                    min(pause, max(0.0, until - time.monotonic()))
+                )  # a card that lies there would be tapped on and on
+                pause = min(2 * pause, _LONGEST_PAUSE)
         return outcome
 
     def _one_tap(
@@ -358,7 +367,7 @@ class Terminal(Closing):
         )
         self._journal.open(record)
         known.reference, known.in_progress = receipt.transaction_id.hex(), receipt.transaction_id
-        answer = self._debit(session, debit)
+        answer = self._debit(known, session, debit)
         known.to_receipt = len(link.exchanges)
         final = replace(receipt, result=answer.result)
         if not final.is_shown_by(answer.evidence, verified.credential):
@@ -366,11 +375,14 @@ class Terminal(Closing):
         known.receipt_verified, known.in_progress = True, None
         self._record_result(known, session, final, answer)
 
-    def _debit(self, session: CardSession, debit: Debit) -> DebitResult:
+    def _debit(self, known: _Transaction, session: CardSession, debit: Debit) -> DebitResult:
         """Send DEBIT; from here on only an answer with a valid tag says anything about the money."""
         try:
             return session.debit(debit)
-        except (TransportError, StatusError, VerificationError, DecodeError, KeyboardInterrupt):
+        except KeyboardInterrupt:
+            known.interrupted = True  # whoever pressed Ctrl-C wants no other payment
+            raise _EndedError(OutcomeKind.TORN, NOT_KNOWN, charged=None) from None
+        except (TransportError, StatusError, VerificationError, DecodeError):
             raise _EndedError(OutcomeKind.TORN, NOT_KNOWN, charged=None) from None
 
     def _record_result(self, known: _Transaction, session: CardSession, final: Receipt, answer: DebitResult) -> None:

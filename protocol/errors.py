@@ -15,6 +15,10 @@ class MissingOnMachineError(TapLabError):
     """A package, module, service or kernel feature is not there; the text says what to install or enable."""
 
 
+class InUseError(TapLabError):
+    """Another process has what is needed; the same will work once it has ended."""
+
+
 class UsageError(TapLabError):
     """What the user asked for makes no sense or cannot be read; nothing was changed."""
 

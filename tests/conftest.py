@@ -86,6 +86,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = tuple(config.getoption("--attack"))
     if not wanted:
         return
+    known = {one for item in items for one in attacks_of(item)}
+    for one in wanted:
+        if not any(name.startswith(one) for name in known):
+            raise pytest.UsageError(f"no test here performs an attack {one}; docs/threat-model.md lists them")
     kept = [item for item in items if any(one.startswith(wanted) for one in attacks_of(item))]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
     items[:] = kept

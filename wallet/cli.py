@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from console.cli import EVERYWHERE, common_options, run, trace_option
+from console.cli import EVERYWHERE, common_options, require_shared, run, trace_option
 from console.exit_codes import ExitCode
 from console.home import Home, make_private
 from console.ui import money, print_json
@@ -221,6 +221,7 @@ def serve(
 
     _require_wallet(home)
     url = link or home.link
+    require_shared(url)
     tty, term = _terminal(trusted_ui)
     options = PhoneOptions(_names(names), trusted_ui, require_sandbox, allow_scheme_names, tty, term, one_tap)
     screen = CardScreen(url, as_json=as_json, shares_terminal=bool(tty))

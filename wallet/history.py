@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from console.files import cannot_use
 from protocol.closing import Closing
 from protocol.errors import DecodeError, TapLabError, UsageError
 from protocol.messages import Result
@@ -17,6 +18,7 @@ from wallet.events import Event, Step
 from wallet.tee.contract import WalletView
 
 FILE_NAME = "history.sqlite"
+_SAME_NANOSECONDS = 600 * 10**9  # as long as a terminal is refused for reading too often
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS shown (id INTEGER PRIMARY KEY CHECK (id = 1), view BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS history (
@@ -56,7 +58,7 @@ class History(Closing):
             self._database.execute("PRAGMA synchronous = OFF")
             self._database.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise UsageError(f"the history in {folder} cannot be used: {error}") from None
+            raise cannot_use(folder / FILE_NAME, error) from None
 
     def add(self, event: Event) -> None:
         """Write down what an event says, if it is one that a user wants to find again."""
@@ -66,8 +68,16 @@ class History(Closing):
             self._insert(event, SettledAs.OPEN.words if approved else what)
         elif event.step is Step.CONFIRMED and event.result is Result.APPROVED:
             self.decide(event.reference, SettledAs.PAID)
-        elif event.step in (Step.TERMINAL_REFUSED, Step.CONSENT):
+        elif event.step is Step.CONSENT or (event.step is Step.TERMINAL_REFUSED and not self._was_just_said(event)):
             self._insert(event, event.text)
+
+    def _was_just_said(self, event: Event) -> bool:
+        """Tell whether the newest line says the same of the same terminal: one that taps on and on does not bury the rest."""
+        newest = self._database.execute(
+            "SELECT what, merchant, terminal_id, reason, at FROM history ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        said = (event.text, event.merchant, event.terminal_id, event.reason)
+        return newest is not None and newest[:4] == said and event.at - newest[4] < _SAME_NANOSECONDS
 
     def decide(self, reference: bytes, outcome: SettledAs) -> None:
         """Write down what became of a debit at the issuer."""

@@ -11,6 +11,7 @@ strikes once.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -56,12 +57,12 @@ class Fault:
         """Return the fault that `KIND@WHERE:N[:MILLISECONDS]` names; UsageError says what is wrong with it."""
         kind, _, rest = text.partition("@")
         where, _, numbers = rest.partition(":")
-        number, _, delay = numbers.partition(":")
+        number, colon, delay = numbers.partition(":")
         if kind not in set(FaultKind) or where not in set(Where):
             raise UsageError(f"{text!r} is no fault; write one as tear@frame:7, corrupt@byte:120 or delay@time:20:50")
-        if delay and kind != FaultKind.DELAY:
+        if colon and kind != FaultKind.DELAY:
             raise UsageError(f"only a delay has milliseconds of its own, not {text!r}")
-        count, wait = _positive(number, text), _positive(delay, text) if delay else DEFAULT_DELAY_MS
+        count, wait = _positive(number, text), _positive(delay, text) if colon else DEFAULT_DELAY_MS
         if where != Where.TIME and not (count.is_integer() and count >= 1):
             raise UsageError(f"frames and bytes are counted 1, 2, 3, …, not {text!r}")
         return Fault(FaultKind(kind), Where(where), count, wait)
@@ -72,13 +73,11 @@ class Fault:
 
 
 def _positive(text: str, whole: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= MAX_DELAY_MS:  # false for what is not a number, too
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text):
         raise UsageError(f"{whole!r} does not say where: a number belongs after the colon, as in tear@frame:7")
-    return number
+    if float(text) > MAX_DELAY_MS:
+        raise UsageError(f"numbers of a fault are at most {MAX_DELAY_MS:g}, not {text}")
+    return float(text)
 
 
 @dataclass(slots=True)

@@ -13,6 +13,8 @@ import contextlib
 import itertools
 import logging
 import os
+import re
+import socket
 import threading
 import time
 from dataclasses import dataclass
@@ -79,6 +81,7 @@ class Radio:
 
 def open_radio(path: str) -> Radio:
     """Open a device by nfcpy's path; MissingOnMachineError or LinkUnavailableError says what is not there."""
+    _require_usable_port(path)
     try:
         import nfc.clf
     except ImportError as error:
@@ -93,6 +96,18 @@ def open_radio(path: str) -> Radio:
     if frontend.device is None:
         raise LinkUnavailableError(f"no NFC device at {path}; `tap-pos readers` shows what is attached")
     return Radio(frontend, str(frontend), str(frontend.device.chipset_name))
+
+
+def _require_usable_port(path: str) -> None:
+    """Raise UsageError for a UDP port that there is not, or that nfcpy cannot use."""
+    if not path.startswith("udp:"):
+        return
+    port = path.rpartition(":")[2]
+    if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 0xFFFF:
+        raise UsageError(f"nfc:{path} has no UDP port; write nfc:udp:127.0.0.1:54321")
+    with contextlib.suppress(OSError):
+        name = socket.getservbyport(int(port))
+        raise UsageError(f"nfcpy cannot use UDP port {port}, which this machine calls {name}; choose another one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,10 @@ class Address:
         host, _, port = text.rpartition(":")
         if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) <= 0xFFFF:
             raise UsageError(f"{text!r} is no socket; write socket:/path/of/socket or socket:127.0.0.1:35963")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            raise UsageError(f"{host!r} is no name of a machine") from None
         return Address(None, host, int(port), listen)
 
     def connect(self, timeout: float = _CONNECT_SECONDS) -> socket.socket:

@@ -143,7 +143,7 @@ def test_show_tells_the_copy_while_the_wallet_serves(module_home: Path, wallet: 
 
 def test_a_second_wallet_process_is_refused_in_a_sentence(module_home: Path, tmp_path: Path, wallet: Running) -> None:
     refused = tap("wallet", "serve", f"socket:{tmp_path / 'other'}", home=module_home)
-    assert refused.code == 1
+    assert refused.code == 69
     assert "another wallet process is using" in refused.sentence
     assert not (tmp_path / "other").exists()
 

@@ -20,7 +20,7 @@ from pos.journal import FILE_NAME, TAP_NUMBER_BLOCK, Journal, JournalFailedError
 from pos.outcome import OutcomeKind, Step
 from pos.terminal import Terminal, TerminalOptions
 from protocol import tally
-from protocol.errors import UsageError
+from protocol.errors import TapLabError, UsageError
 from protocol.money import Amount
 from tests.end_to_end.commands import tap
 from tests.end_to_end.parties import WatchedLink, link_to, terminal_like
@@ -176,7 +176,7 @@ def test_a_tap_waits_for_no_number_most_of_the_time(journal: Journal) -> None:
 def test_a_second_terminal_process_is_refused_in_a_sentence(home: Path) -> None:
     with Journal(home / "pos"):
         refused = tap("pos", "charge", "1.00", "--timeout", "1", home=home)
-    assert refused.code == 2
+    assert refused.code == 69
     assert refused.sentence.startswith("tap-pos: another terminal process is using")
     assert tap("pos", "history", home=home).code == 0
 
@@ -190,8 +190,24 @@ def test_a_damaged_journal_is_told_in_a_sentence(home: Path) -> None:
     (home / "pos" / FILE_NAME).write_bytes(b"this is no database" * 100)
     refused = tap("pos", "charge", "1.00", "--timeout", "1", home=home)
     assert refused.code == 2
-    assert "the journal in" in refused.sentence
-    assert "cannot be used" in refused.sentence
+    assert "restore it from a copy" in refused.sentence
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY])
+def test_a_journal_on_a_full_disk_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = code
+
+    def full(*_: object) -> sqlite3.Connection:
+        raise error
+
+    monkeypatch.setattr(sqlite3, "connect", full)
+    with pytest.raises(TapLabError, match="nothing in it is lost; make room") as refused:
+        Journal(tmp_path)
+    assert not isinstance(refused.value, UsageError)
 
 
 def test_a_damaged_journal_keeps_no_lock(tmp_path: Path) -> None:

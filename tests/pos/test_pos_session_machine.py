@@ -335,7 +335,7 @@ class PosMachine(RuleBasedStateMachine):
 
 def test_terminal_is_sound_whatever_a_card_answers(made_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = count()
-    clock = SimpleNamespace(time=time.time, time_ns=time.time_ns, monotonic=lambda: next(ticks))
+    clock = SimpleNamespace(time=time.time, time_ns=time.time_ns, monotonic=lambda: next(ticks), sleep=lambda _: None)
     monkeypatch.setattr(terminals, "time", clock)
     PosMachine.home = made_home
     run_state_machine_as_test(

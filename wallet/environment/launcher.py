@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol.errors import DecodeError, MissingOnMachineError, TapLabError, UsageError
+from protocol.errors import DecodeError, InUseError, MissingOnMachineError, TapLabError, UsageError
 from wallet.environment import message, shared_memory
 from wallet.environment.message import Kind, Message
 from wallet.environment.shared_memory import REGION, SharedMemory
@@ -32,7 +32,7 @@ class TrustedWorldRefusedError(TapLabError):
     """The TEE process would not start; the text is its own sentence."""
 
 
-class TrustedWorldBusyError(TrustedWorldRefusedError):
+class TrustedWorldBusyError(TrustedWorldRefusedError, InUseError):
     """Another process of this wallet has the TEE."""
 
 
