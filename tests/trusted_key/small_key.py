@@ -37,6 +37,7 @@ class SmallKey:
         self.channel = channel
         self.counted = 0
         self.served: list[Access] = []
+        self.echoed: list[bytes] = []
 
     def select(self) -> Response:
         self.channel.reset()
@@ -52,6 +53,7 @@ class SmallKey:
         self.served.append(access)
         match command.ins:
             case 0x10:
+                self.echoed.append(command.data)
                 return Response(command.data, StatusWord.OK)
             case 0x12:
                 return Response(bytes([access.secure]) + access.peer, StatusWord.OK)
