@@ -94,22 +94,24 @@ class SecureChannel:
                 response = Response(b"", error.sw)
             return self.wrap(response)
         if command.ins in self.instructions:
-            self._end()
             return self.answer(command)
         self.refuse_plain()
         return serve(command, Access())
 
     def _serve(self, command: Command, serve: Callable[[Command, Access], Response]) -> Response:
-        return self.answer(command) if command.ins in self.instructions else serve(command, self.access)
-
-    def answer(self, command: Command) -> Response:
-        """Answer GET DATA for certificates, PERFORM SECURITY OPERATION, INTERNAL or EXTERNAL AUTHENTICATE.
-
-        The last three end the channel that is open: there is never more than one.
-        """
         if command.ins == ChannelIns.GET_DATA:
             return self._certificates(command)
+        return serve(command, self.access)
+
+    def answer(self, command: Command) -> Response:
+        """Answer GET DATA for certificates, PERFORM SECURITY OPERATION, INTERNAL or EXTERNAL AUTHENTICATE, sent plain.
+
+        As anything that is sent plain, they end the channel that is open. `access` stays the same object while neither
+        that happens nor another channel is opened.
+        """
         self._end()
+        if command.ins == ChannelIns.GET_DATA:
+            return self._certificates(command)
         if command.unchained_header[0] != _CLA_HANDSHAKE:
             raise StatusWordError(StatusWord.CLA_NOT_SUPPORTED)
         if command.ins == ChannelIns.PERFORM_SECURITY_OPERATION:
@@ -145,8 +147,9 @@ class SecureChannel:
         return scp03.wrap_response(self._session, response)
 
     def _end(self) -> None:
-        self._session = None
-        self.access = Access()
+        if self._session is not None:
+            self._session = None
+            self.access = Access()
 
     def _certificates(self, command: Command) -> Response:
         if command.unchained_header[0] != _CLA_GET_DATA:
