@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from protocol.errors import UsageError
+from protocol.labels import Label
 from protocol.secret import Secret
 from wallet.trusted_key import flash as flash_module
 from wallet.trusted_key.flash import FILE_NAME, ROOT_KEY_FILE, Flash, FlashFailedError
@@ -178,9 +179,9 @@ class FailingDatabase:
         self._database = database
         self._left = at
 
-    def execute(self, *statement: object) -> sqlite3.Cursor:
+    def execute(self, statement: str, values: tuple[bytes, ...] = ()) -> sqlite3.Cursor:
         self._count()
-        return self._database.execute(*statement)  # type: ignore[call-overload, no-any-return]
+        return self._database.execute(statement, values)
 
     def _count(self) -> None:
         self._left -= 1
@@ -277,5 +278,5 @@ def test_a_full_disk_is_a_failed_write_and_no_more(folder: Path) -> None:
 
 def test_each_label_makes_a_key_of_its_own() -> None:
     root = Secret(bytes(32))
-    labels = (flash_module.Label.KEY_FLASH, flash_module.Label.KEY_CELL_NAME, flash_module.Label.STORAGE_KEY)
+    labels = (Label.KEY_FLASH, Label.KEY_CELL_NAME, Label.STORAGE_KEY)
     assert len({bytes(flash_module._derive(root, label)) for label in labels}) == 3

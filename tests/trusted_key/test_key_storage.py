@@ -356,9 +356,7 @@ class StorageMachine(RuleBasedStateMachine):
 
 
 def test_any_order_of_commands_keeps_what_a_dictionary_keeps() -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
-        StorageMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
-    )
+    run_state_machine_as_test(StorageMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None))
 
 
 def test_a_key_with_every_module_keeps_objects_apart_from_keys_and_counters() -> None:
