@@ -32,7 +32,7 @@ from protocol.key_commands import (
 )
 from protocol.secret import Secret
 from protocol.status import StatusWord
-from tests.trusted_key.conftest import Bench, made
+from tests.trusted_key.board import Board, made
 from tests.trusted_key.talk import OK, OTHER_PEER, PEER, Talk
 from wallet.trusted_key.slots import Slot
 
@@ -48,7 +48,7 @@ def generate(talk: Talk, kind: KeyKind, use: KeyUse, name: bytes = b"k", rule: R
 
 
 @pytest.mark.parametrize(("kind", "use"), _PAIRS)
-def test_a_key_is_made_shown_listed_and_deleted(token: Bench, kind: KeyKind, use: KeyUse) -> None:
+def test_a_key_is_made_shown_listed_and_deleted(token: Board, kind: KeyKind, use: KeyUse) -> None:
     talk = token.talk
     public = generate(talk, kind, use)
     assert len(public) == _LENGTHS[kind]
@@ -64,25 +64,25 @@ def test_a_key_is_made_shown_listed_and_deleted(token: Bench, kind: KeyKind, use
 
 @pytest.mark.parametrize("kind", KeyKind)
 @pytest.mark.parametrize("use", KeyUse)
-def test_a_key_is_only_made_for_what_its_kind_can_do(token: Bench, kind: KeyKind, use: KeyUse) -> None:
+def test_a_key_is_only_made_for_what_its_kind_can_do(token: Board, kind: KeyKind, use: KeyUse) -> None:
     body = b"\x01k" + bytes([kind, use, Rule.OPEN])
     assert token.talk.sw(KeyIns.GENERATE_KEY, body) == (OK if (kind, use) in _PAIRS else StatusWord.WRONG_DATA)
 
 
-def test_ecdsa_is_r_and_s_of_64_bytes_and_verifies(token: Bench) -> None:
+def test_ecdsa_is_r_and_s_of_64_bytes_and_verifies(token: Board) -> None:
     public = generate(token.talk, KeyKind.P256, KeyUse.SIGN)
     signature = token.talk.good(KeyIns.SIGN, KeyOrder(b"k", b"a message"))
     assert signing.is_valid(public, signature, b"a message")
     assert not signing.is_valid(public, signature, b"another")
 
 
-def test_ed25519_verifies(token: Bench) -> None:
+def test_ed25519_verifies(token: Board) -> None:
     public = generate(token.talk, KeyKind.ED25519, KeyUse.SIGN)
     signature = token.talk.good(KeyIns.SIGN, KeyOrder(b"k", bytes(5000)))
     Ed25519PublicKey.from_public_bytes(public).verify(signature, bytes(5000))
 
 
-def test_x25519_agrees_with_the_other_side(token: Bench) -> None:
+def test_x25519_agrees_with_the_other_side(token: Board) -> None:
     public = generate(token.talk, KeyKind.X25519, KeyUse.AGREE)
     other = X25519PrivateKey.generate()
     shared = token.talk.good(KeyIns.AGREE, KeyOrder(b"k", other.public_key().public_bytes_raw()))
@@ -90,7 +90,7 @@ def test_x25519_agrees_with_the_other_side(token: Bench) -> None:
 
 
 @pytest.mark.parametrize("form", [PublicFormat.CompressedPoint, PublicFormat.UncompressedPoint])
-def test_p256_agrees_with_the_other_side(token: Bench, form: PublicFormat) -> None:
+def test_p256_agrees_with_the_other_side(token: Board, form: PublicFormat) -> None:
     public = generate(token.talk, KeyKind.P256, KeyUse.AGREE)
     other = ec.generate_private_key(ec.SECP256R1())
     point = other.public_key().public_bytes(Encoding.X962, form)
@@ -103,7 +103,7 @@ def test_p256_agrees_with_the_other_side(token: Bench, form: PublicFormat) -> No
     [(KeyKind.X25519, bytes(32)), (KeyKind.X25519, b"\x01" + bytes(31)), (KeyKind.X25519, bytes(31)), (KeyKind.X25519, b""),
      (KeyKind.P256, b"\x02" + b"\xff" * 32), (KeyKind.P256, b"\x04" + bytes(64)), (KeyKind.P256, b"\x00"), (KeyKind.P256, b"")],
 )  # fmt: skip
-def test_a_public_key_that_none_may_be_shared_with_is_refused(token: Bench, kind: KeyKind, bad: bytes) -> None:
+def test_a_public_key_that_none_may_be_shared_with_is_refused(token: Board, kind: KeyKind, bad: bytes) -> None:
     generate(token.talk, kind, KeyUse.AGREE)
     assert token.talk.sw(KeyIns.AGREE, KeyOrder(b"k", bad)) == StatusWord.WRONG_DATA
 
@@ -120,7 +120,7 @@ def test_aes_cmac_is_that_of_rfc_4493(message: str, mac: str) -> None:
     assert slot.mac(bytes.fromhex(message)).hex() == mac
 
 
-def test_macs_are_those_of_one_key(token: Bench) -> None:
+def test_macs_are_those_of_one_key(token: Board) -> None:
     generate(token.talk, KeyKind.AES128, KeyUse.MAC)
     generate(token.talk, KeyKind.AES128, KeyUse.MAC, b"l")
     order = [token.talk.good(KeyIns.MAC, KeyOrder(name, b"m")) for name in (b"k", b"k", b"l")]
@@ -130,7 +130,7 @@ def test_macs_are_those_of_one_key(token: Bench) -> None:
 
 @pytest.mark.parametrize(("kind", "use"), _PAIRS)
 @pytest.mark.parametrize("ins", [KeyIns.SIGN, KeyIns.AGREE, KeyIns.MAC])
-def test_a_key_does_what_it_is_for_and_nothing_else(token: Bench, kind: KeyKind, use: KeyUse, ins: KeyIns) -> None:
+def test_a_key_does_what_it_is_for_and_nothing_else(token: Board, kind: KeyKind, use: KeyUse, ins: KeyIns) -> None:
     generate(token.talk, kind, use)
     point = X25519PrivateKey.generate().public_key().public_bytes_raw()
     sw = token.talk.sw(ins, KeyOrder(b"k", point))
@@ -139,14 +139,14 @@ def test_a_key_does_what_it_is_for_and_nothing_else(token: Bench, kind: KeyKind,
 
 
 @pytest.mark.parametrize("ins", [KeyIns.SIGN, KeyIns.AGREE, KeyIns.MAC])
-def test_a_key_that_is_not_there_does_nothing(token: Bench, ins: KeyIns) -> None:
+def test_a_key_that_is_not_there_does_nothing(token: Board, ins: KeyIns) -> None:
     assert token.talk.sw(ins, KeyOrder(b"k", b"")) == NOT_FOUND
     assert token.talk.sw(ins, b"\x01k") == StatusWord.WRONG_DATA
     assert token.talk.sw(ins, KeyOrder(b"k", b""), p1=1) == StatusWord.WRONG_P1_P2
 
 
 @pytest.mark.attack("D5")
-def test_no_command_gives_a_key_away(token: Bench) -> None:
+def test_no_command_gives_a_key_away(token: Board) -> None:
     talk = token.talk
     for number, (kind, use) in enumerate(_PAIRS):
         generate(talk, kind, use, b"k%d" % number)
@@ -168,7 +168,7 @@ def test_a_key_is_not_shown_by_repr() -> None:
     assert slot.secret.hex() not in repr(slot)
 
 
-def test_there_are_so_many_slots(token: Bench) -> None:
+def test_there_are_so_many_slots(token: Board) -> None:
     for number in range(32):
         generate(token.talk, KeyKind.AES128, KeyUse.MAC, b"%d" % number)
     one_more = GenerateKey(b"k", KeyKind.AES128, KeyUse.MAC, Rule.OPEN)
@@ -178,14 +178,14 @@ def test_there_are_so_many_slots(token: Bench) -> None:
     assert token.talk.sw(KeyIns.GENERATE_KEY, one_more) == OK
 
 
-def test_a_key_that_could_not_be_stored_is_not_there(token: Bench) -> None:
+def test_a_key_that_could_not_be_stored_is_not_there(token: Board) -> None:
     token.cells.broken = True
     order = GenerateKey(b"k", KeyKind.P256, KeyUse.SIGN, Rule.OPEN)
     assert token.talk.sw(KeyIns.GENERATE_KEY, order) == StatusWord.MEMORY_FAILURE
     assert token.talk.sw(KeyIns.PUBLIC_KEY, Named(b"k")) == NOT_FOUND
 
 
-def test_keys_are_there_after_a_new_start(token: Bench) -> None:
+def test_keys_are_there_after_a_new_start(token: Board) -> None:
     public = generate(token.talk, KeyKind.P256, KeyUse.SIGN)
     again = made(KeyModule.COMPUTING, cells=token.cells)
     assert signing.is_valid(public, again.talk.good(KeyIns.SIGN, KeyOrder(b"k", b"m")), b"m")
@@ -195,13 +195,13 @@ def test_keys_are_there_after_a_new_start(token: Bench) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 8, 255, 0])
-def test_random_numbers_are_as_long_as_asked_for_and_never_alike(token: Bench, count: int) -> None:
+def test_random_numbers_are_as_long_as_asked_for_and_never_alike(token: Board, count: int) -> None:
     drawn = [token.talk.good(KeyIns.RANDOM, p2=count) for _ in range(2)]
     assert [len(one) for one in drawn] == [count or 256] * 2
     assert count == 1 or drawn[0] != drawn[1]
 
 
-def test_random_takes_no_data_and_no_p1(token: Bench) -> None:
+def test_random_takes_no_data_and_no_p1(token: Board) -> None:
     assert token.talk.sw(KeyIns.RANDOM, b"x", p2=1) == StatusWord.WRONG_LENGTH
     assert token.talk.sw(KeyIns.RANDOM, p1=1, p2=1) == StatusWord.WRONG_P1_P2
 
@@ -217,7 +217,7 @@ def create(talk: Talk, name: bytes = b"taps", rule: Rule = Rule.OPEN) -> int:
     return talk.sw(KeyIns.COUNTER, NewCounter(name, rule), p1=CounterStep.CREATE)
 
 
-def test_a_counter_counts(token: Bench) -> None:
+def test_a_counter_counts(token: Board) -> None:
     talk = token.talk
     assert talk.sw(KeyIns.COUNTER, Named(b"taps")) == NOT_FOUND
     assert create(talk) == OK
@@ -225,7 +225,7 @@ def test_a_counter_counts(token: Bench) -> None:
 
 
 @pytest.mark.attack("D6")
-def test_a_counter_cannot_be_made_anew(token: Bench) -> None:
+def test_a_counter_cannot_be_made_anew(token: Board) -> None:
     create(token.talk)
     count(token.talk, CounterStep.ADVANCE)
     assert create(token.talk) == StatusWord.ALREADY_EXISTS
@@ -235,7 +235,7 @@ def test_a_counter_cannot_be_made_anew(token: Bench) -> None:
 
 
 @pytest.mark.attack("D6")
-def test_a_counter_that_could_not_be_written_did_not_count(token: Bench) -> None:
+def test_a_counter_that_could_not_be_written_did_not_count(token: Board) -> None:
     create(token.talk)
     token.cells.broken = True
     assert token.talk.sw(KeyIns.COUNTER, Named(b"taps"), p1=CounterStep.ADVANCE) == StatusWord.MEMORY_FAILURE
@@ -243,7 +243,7 @@ def test_a_counter_that_could_not_be_written_did_not_count(token: Bench) -> None
     assert count(token.talk, CounterStep.ADVANCE) == 1
 
 
-def test_a_counter_at_its_end_stays_there(token: Bench) -> None:
+def test_a_counter_at_its_end_stays_there(token: Board) -> None:
     create(token.talk)
     stored = token.cells.cells[b"counter/taps"]
     token.cells.cells[b"counter/taps"] = stored[:-8] + b"\xff" * 8
@@ -252,25 +252,25 @@ def test_a_counter_at_its_end_stays_there(token: Bench) -> None:
     assert (advance, count(token.talk, CounterStep.READ)) == (StatusWord.CONDITIONS_NOT_SATISFIED, 2**64 - 1)
 
 
-def test_there_are_so_many_counters(token: Bench) -> None:
+def test_there_are_so_many_counters(token: Board) -> None:
     created = [create(token.talk, b"%d" % number) for number in range(17)]
     assert created == [OK] * 16 + [StatusWord.NOT_ENOUGH_MEMORY]
 
 
 @pytest.mark.parametrize(("p1", "p2"), [(3, 0), (255, 0), (0, 1)])
-def test_counters_know_three_steps(token: Bench, p1: int, p2: int) -> None:
+def test_counters_know_three_steps(token: Board, p1: int, p2: int) -> None:
     assert token.talk.sw(KeyIns.COUNTER, Named(b"taps"), p1=p1, p2=p2) == StatusWord.WRONG_P1_P2
 
 
 @given(st.lists(st.booleans(), max_size=30))
 def test_a_counter_never_goes_back_whatever_starts_in_between(starts: list[bool]) -> None:
-    bench = made(KeyModule.COMPUTING)
-    create(bench.talk)
+    board = made(KeyModule.COMPUTING)
+    create(board.talk)
     values = []
     for is_new in starts:
         if is_new:
-            bench = made(KeyModule.COMPUTING, cells=bench.cells)
-        values.append(count(bench.talk, CounterStep.ADVANCE))
+            board = made(KeyModule.COMPUTING, cells=board.cells)
+        values.append(count(board.talk, CounterStep.ADVANCE))
     assert values == list(range(1, len(starts) + 1))
 
 
@@ -279,15 +279,15 @@ def test_a_counter_never_goes_back_whatever_starts_in_between(starts: list[bool]
 
 @pytest.mark.attack("D5")
 @pytest.mark.parametrize("rule", [Rule.CHANNEL, Rule.PEER, Rule.CREATOR])
-def test_keys_and_counters_are_for_whom_their_rule_says(bench: Bench, rule: Rule) -> None:
-    talk = bench.talk.as_peer(PEER)
+def test_keys_and_counters_are_for_whom_their_rule_says(board: Board, rule: Rule) -> None:
+    talk = board.talk.as_peer(PEER)
     generate(talk, KeyKind.P256, KeyUse.SIGN, rule=rule)
     assert create(talk, rule=rule) == OK
     tried: dict[str, Callable[[], Talk]] = {
-        "plain": bench.talk.plain,
-        "channel": bench.talk.in_channel,
-        "other": lambda: bench.talk.as_peer(OTHER_PEER),
-        "peer": lambda: bench.talk.as_peer(PEER),
+        "plain": board.talk.plain,
+        "channel": board.talk.in_channel,
+        "other": lambda: board.talk.as_peer(OTHER_PEER),
+        "peer": lambda: board.talk.as_peer(PEER),
     }
     may = {Rule.CHANNEL: {"channel", "other", "peer"}, Rule.PEER: {"other", "peer"}, Rule.CREATOR: {"peer"}}[rule]
     for who, come in tried.items():
@@ -303,8 +303,8 @@ def test_keys_and_counters_are_for_whom_their_rule_says(bench: Bench, rule: Rule
 
 @pytest.mark.attack("D5")
 @pytest.mark.parametrize("rule", [Rule.CHANNEL, Rule.PEER, Rule.CREATOR])
-def test_nobody_makes_a_key_or_counter_that_he_could_not_use(bench: Bench, rule: Rule) -> None:
+def test_nobody_makes_a_key_or_counter_that_he_could_not_use(board: Board, rule: Rule) -> None:
     order = GenerateKey(b"k", KeyKind.P256, KeyUse.SIGN, rule)
-    assert bench.talk.sw(KeyIns.GENERATE_KEY, order) == DENIED
-    assert create(bench.talk, rule=rule) == DENIED
-    assert not bench.cells.cells
+    assert board.talk.sw(KeyIns.GENERATE_KEY, order) == DENIED
+    assert create(board.talk, rule=rule) == DENIED
+    assert not board.cells.cells

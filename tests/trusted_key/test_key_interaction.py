@@ -20,7 +20,7 @@ from protocol.key_commands import (
     Reply,
 )
 from protocol.status import StatusWord
-from tests.trusted_key.conftest import Bench
+from tests.trusted_key.board import Board
 from tests.trusted_key.talk import OK, Clock, Talk
 from wallet.trusted_key.panel import MENU_SECONDS, Effect, Panel, PanelBusyError
 from wallet.trusted_key.screen import COLUMNS, LINES, Button, Showing, laid_out
@@ -44,7 +44,7 @@ def poll(talk: Talk, number: int) -> Reply:
 
 
 @pytest.mark.parametrize(("button", "reply"), [(Button.OK, Reply.CONFIRMED), (Button.CANCEL, Reply.CANCELLED)])
-def test_a_question_is_shown_and_answered_by_one_press(token: Bench, button: Button, reply: Reply) -> None:
+def test_a_question_is_shown_and_answered_by_one_press(token: Board, button: Button, reply: Reply) -> None:
     number = ask(token.talk)
     frame = token.panel.frame
     assert (frame.showing, frame.text) == (Showing.QUESTION, "Lock the phone?")
@@ -55,14 +55,14 @@ def test_a_question_is_shown_and_answered_by_one_press(token: Bench, button: But
 
 
 @pytest.mark.attack("D1")
-def test_a_press_without_a_question_answers_nothing(token: Bench) -> None:
+def test_a_press_without_a_question_answers_nothing(token: Board) -> None:
     assert [token.panel.press(button) for button in (Button.OK, Button.CANCEL, Button.OK)] == [Effect.NOTHING] * 3
     assert poll(token.talk, ask(token.talk)) is Reply.PENDING
     assert token.panel.pending is None
 
 
 @pytest.mark.attack("D1")
-def test_a_question_without_a_press_is_never_confirmed(token: Bench) -> None:
+def test_a_question_without_a_press_is_never_confirmed(token: Board) -> None:
     number = ask(token.talk, seconds=60)
     for _ in range(59):
         token.clock.tick(1)
@@ -72,7 +72,7 @@ def test_a_question_without_a_press_is_never_confirmed(token: Bench) -> None:
 
 
 @pytest.mark.attack("D2")
-def test_one_press_answers_one_question(token: Bench) -> None:
+def test_one_press_answers_one_question(token: Board) -> None:
     first = ask(token.talk, "First?")
     token.panel.press(Button.OK)
     second = ask(token.talk, "Second?")
@@ -82,7 +82,7 @@ def test_one_press_answers_one_question(token: Bench) -> None:
 
 
 @pytest.mark.attack("D2")
-def test_a_double_press_is_one_answer_and_nothing(token: Bench) -> None:
+def test_a_double_press_is_one_answer_and_nothing(token: Board) -> None:
     number = ask(token.talk)
     assert [token.panel.press(Button.OK) for _ in range(2)] == [Effect.CONFIRMED, Effect.NOTHING]
     assert token.panel.press(Button.CANCEL) is Effect.NOTHING
@@ -91,7 +91,7 @@ def test_a_double_press_is_one_answer_and_nothing(token: Bench) -> None:
 
 
 @pytest.mark.attack("D2")
-def test_many_presses_at_once_are_one_answer(token: Bench) -> None:
+def test_many_presses_at_once_are_one_answer(token: Board) -> None:
     ask(token.talk)
     effects: list[Effect] = []
     start = threading.Barrier(8)
@@ -110,14 +110,14 @@ def test_many_presses_at_once_are_one_answer(token: Bench) -> None:
 
 @pytest.mark.attack("D2")
 @pytest.mark.parametrize("late", [0.0, 0.001, 100.0])
-def test_a_press_after_the_time_is_over_answers_nothing(token: Bench, late: float) -> None:
+def test_a_press_after_the_time_is_over_answers_nothing(token: Board, late: float) -> None:
     number = ask(token.talk, seconds=10)
     token.clock.tick(10 + late)
     assert token.panel.press(Button.OK) is Effect.NOTHING
     assert poll(token.talk, number) is Reply.TIMED_OUT
 
 
-def test_a_press_just_before_the_time_is_over_answers(token: Bench) -> None:
+def test_a_press_just_before_the_time_is_over_answers(token: Board) -> None:
     number = ask(token.talk, seconds=10)
     token.clock.tick(9.999)
     token.panel.press(Button.OK)
@@ -126,7 +126,7 @@ def test_a_press_just_before_the_time_is_over_answers(token: Bench) -> None:
 
 
 @pytest.mark.attack("D2")
-def test_a_press_meant_for_another_frame_does_nothing(token: Bench) -> None:
+def test_a_press_meant_for_another_frame_does_nothing(token: Board) -> None:
     token.panel.press(Button.DOWN)
     seen = token.panel.frame.number
     number = ask(token.talk)
@@ -136,7 +136,7 @@ def test_a_press_meant_for_another_frame_does_nothing(token: Bench) -> None:
 
 
 @pytest.mark.attack("D2")
-def test_two_questions_of_one_text_are_two_frames(token: Bench) -> None:
+def test_two_questions_of_one_text_are_two_frames(token: Board) -> None:
     ask(token.talk, "Sure?")
     first = token.panel.frame
     token.panel.press(Button.CANCEL)
@@ -146,13 +146,13 @@ def test_two_questions_of_one_text_are_two_frames(token: Bench) -> None:
     assert poll(token.talk, second) is Reply.PENDING
 
 
-def test_up_and_down_are_no_answers(token: Bench) -> None:
+def test_up_and_down_are_no_answers(token: Board) -> None:
     number = ask(token.talk)
     assert [token.panel.press(button) for button in (Button.UP, Button.DOWN)] == [Effect.NOTHING] * 2
     assert (poll(token.talk, number), token.panel.frame.showing) == (Reply.PENDING, Showing.QUESTION)
 
 
-def test_there_is_one_question_at_a_time(token: Bench) -> None:
+def test_there_is_one_question_at_a_time(token: Board) -> None:
     number = ask(token.talk)
     assert token.talk.sw(KeyIns.ASK, Question(30, "Another?")) == StatusWord.CONDITIONS_NOT_SATISFIED
     assert token.panel.frame.text == "Lock the phone?"
@@ -163,12 +163,12 @@ def test_there_is_one_question_at_a_time(token: Bench) -> None:
 
 
 @pytest.mark.parametrize("bad", ["00", "3D0161", "1E00", "1E0107", "1E0180", "1E016161", "1E"])
-def test_a_malformed_question_is_refused(token: Bench, bad: str) -> None:
+def test_a_malformed_question_is_refused(token: Board, bad: str) -> None:
     assert token.talk.sw(KeyIns.ASK, bytes.fromhex(bad)) == StatusWord.WRONG_DATA
     assert token.panel.frame.showing is Showing.IDLE
 
 
-def test_a_question_has_a_time_and_a_text_has_none(token: Bench) -> None:
+def test_a_question_has_a_time_and_a_text_has_none(token: Board) -> None:
     assert token.talk.sw(KeyIns.ASK, Question(0, "x")) == StatusWord.WRONG_DATA
     assert token.talk.sw(KeyIns.SHOW, Question(1, "x")) == StatusWord.WRONG_DATA
 
@@ -176,13 +176,13 @@ def test_a_question_has_a_time_and_a_text_has_none(token: Bench) -> None:
 @pytest.mark.parametrize(
     "ins", [KeyIns.ASK, KeyIns.POLL, KeyIns.SHOW, KeyIns.CLEAR, KeyIns.CONFIRM_PAYMENT, KeyIns.FETCH]
 )
-def test_parameters_are_zero(token: Bench, ins: KeyIns) -> None:
+def test_parameters_are_zero(token: Board, ins: KeyIns) -> None:
     assert token.talk.sw(ins, p1=1) == StatusWord.WRONG_P1_P2
     assert token.talk.sw(ins, p2=1) == StatusWord.WRONG_P1_P2
 
 
 @pytest.mark.parametrize("ins", [KeyIns.CLEAR, KeyIns.FETCH])
-def test_commands_without_data_take_none(token: Bench, ins: KeyIns) -> None:
+def test_commands_without_data_take_none(token: Board, ins: KeyIns) -> None:
     assert token.talk.sw(ins, b"x") == StatusWord.WRONG_LENGTH
 
 
@@ -190,18 +190,18 @@ def test_commands_without_data_take_none(token: Bench, ins: KeyIns) -> None:
 @pytest.mark.parametrize(
     "ins", [KeyIns.ASK, KeyIns.SHOW, KeyIns.CONFIRM_PAYMENT, KeyIns.FETCH, KeyIns.POLL, KeyIns.CLEAR]
 )
-def test_with_a_channel_only_a_peer_uses_the_screen(bench: Bench, ins: KeyIns) -> None:
+def test_with_a_channel_only_a_peer_uses_the_screen(board: Board, ins: KeyIns) -> None:
     body = Question(0 if ins is KeyIns.SHOW else 30, "Pay 1.00 EUR?")
-    for talk in (bench.talk.plain(), bench.talk.in_channel()):
+    for talk in (board.talk.plain(), board.talk.in_channel()):
         assert talk.sw(ins, body) == StatusWord.SECURITY_STATUS_NOT_SATISFIED
-    assert bench.panel.frame.showing is Showing.IDLE
-    ask(bench.talk.as_peer())
+    assert board.panel.frame.showing is Showing.IDLE
+    ask(board.talk.as_peer())
 
 
 # --- what is seen
 
 
-def test_a_text_is_shown_until_it_is_cleared_and_comes_back_after_a_question(token: Bench) -> None:
+def test_a_text_is_shown_until_it_is_cleared_and_comes_back_after_a_question(token: Board) -> None:
     def seen() -> tuple[Showing, str]:
         return token.panel.frame.showing, token.panel.frame.text
 
@@ -215,7 +215,7 @@ def test_a_text_is_shown_until_it_is_cleared_and_comes_back_after_a_question(tok
     assert seen()[0] is Showing.IDLE
 
 
-def test_a_text_is_no_question(token: Bench) -> None:
+def test_a_text_is_no_question(token: Board) -> None:
     token.talk.good(KeyIns.SHOW, Question(0, "Pay 1.00 EUR?"))
     assert token.panel.press(Button.OK) is Effect.NOTHING
 
@@ -224,7 +224,7 @@ def test_a_text_is_no_question(token: Bench) -> None:
 @pytest.mark.parametrize(
     "text", ["x" * 21, "elevenchars " * 5, "Pay 1.00 EUR to " + "y" * 21, "1 twenty characters x " * 3 + "y"]
 )
-def test_a_text_that_is_not_seen_whole_is_not_shown(token: Bench, text: str) -> None:
+def test_a_text_that_is_not_seen_whole_is_not_shown(token: Board, text: str) -> None:
     with pytest.raises(ValueError, match="line"):
         laid_out(text)
     assert token.talk.sw(KeyIns.SHOW, Question(0, text)) == StatusWord.WRONG_DATA
@@ -269,7 +269,7 @@ def test_a_text_of_four_full_lines_fits() -> None:
         ([Button.DOWN] * 4 + [Button.OK], EventKind.READY_TO_PAY),
     ],
 )
-def test_the_user_begins_something_by_the_menu(token: Bench, presses: list[Button], kind: EventKind) -> None:
+def test_the_user_begins_something_by_the_menu(token: Board, presses: list[Button], kind: EventKind) -> None:
     effects = [token.panel.press(button) for button in presses]
     assert effects == [Effect.MENU] * (len(presses) - 1) + [Effect.QUEUED]
     event = KeyEvent.decode(token.talk.good(KeyIns.FETCH))
@@ -277,33 +277,33 @@ def test_the_user_begins_something_by_the_menu(token: Bench, presses: list[Butto
     assert token.panel.frame.showing is Showing.IDLE
 
 
-def test_the_menu_marks_what_ok_would_choose(token: Bench) -> None:
+def test_the_menu_marks_what_ok_would_choose(token: Board) -> None:
     token.panel.press(Button.DOWN)
     token.panel.press(Button.DOWN)
     assert [line.rstrip() for line in token.panel.frame.lines] == ["  Ready to pay", "> Next card", "  Lock", ""]
 
 
-def test_cancel_closes_the_menu_and_begins_nothing(token: Bench) -> None:
+def test_cancel_closes_the_menu_and_begins_nothing(token: Board) -> None:
     assert [token.panel.press(button) for button in (Button.DOWN, Button.CANCEL)] == [Effect.MENU, Effect.CLOSED]
     assert (token.panel.pending, token.panel.frame.showing) == (None, Showing.IDLE)
 
 
 @pytest.mark.attack("D2")
-def test_a_double_press_in_the_menu_begins_one_thing(token: Bench) -> None:
+def test_a_double_press_in_the_menu_begins_one_thing(token: Board) -> None:
     effects = [token.panel.press(button) for button in (Button.DOWN, Button.OK, Button.OK)]
     assert effects == [Effect.MENU, Effect.QUEUED, Effect.NOTHING]
     token.talk.good(KeyIns.FETCH)
     assert token.panel.pending is None
 
 
-def test_a_menu_that_is_left_alone_closes(token: Bench) -> None:
+def test_a_menu_that_is_left_alone_closes(token: Board) -> None:
     token.panel.press(Button.DOWN)
     token.clock.tick(MENU_SECONDS)
     assert token.panel.frame.showing is Showing.IDLE
     assert token.panel.press(Button.OK) is Effect.NOTHING
 
 
-def test_a_question_takes_the_place_of_the_menu(token: Bench) -> None:
+def test_a_question_takes_the_place_of_the_menu(token: Board) -> None:
     token.panel.press(Button.DOWN)
     number = ask(token.talk)
     assert token.panel.frame.showing is Showing.QUESTION
@@ -311,7 +311,7 @@ def test_a_question_takes_the_place_of_the_menu(token: Bench) -> None:
     assert (poll(token.talk, number), token.panel.frame.showing) == (Reply.CANCELLED, Showing.IDLE)
 
 
-def test_events_wait_in_order_and_there_is_room_for_four(token: Bench) -> None:
+def test_events_wait_in_order_and_there_is_room_for_four(token: Board) -> None:
     for _ in range(5):
         token.panel.press(Button.DOWN)
         last = token.panel.press(Button.OK)
@@ -321,7 +321,7 @@ def test_events_wait_in_order_and_there_is_room_for_four(token: Bench) -> None:
     assert [KeyEvent.decode(answer.data).details.number for answer in answers] == [1, 2, 3, 4]
 
 
-def test_events_stay_when_a_session_ends(token: Bench) -> None:
+def test_events_stay_when_a_session_ends(token: Board) -> None:
     token.panel.press(Button.DOWN)
     token.panel.press(Button.OK)
     token.talk.select()

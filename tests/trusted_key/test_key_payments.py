@@ -25,12 +25,11 @@ from protocol.key_commands import (
     ReceiptOrder,
     Reply,
     Rule,
-    receipt_input,
 )
 from protocol.labels import Label, labelled
 from protocol.messages import Debit, Receipt, Result, certificate_hash
 from protocol.status import StatusWord
-from tests.trusted_key.conftest import Bench, made
+from tests.trusted_key.board import Board, made
 from tests.trusted_key.talk import OK, OTHER_PEER, PEER, Talk
 from wallet.trusted_key.payments import text_of
 from wallet.trusted_key.screen import Button, Showing, laid_out
@@ -53,16 +52,16 @@ def question(bakery: TerminalCertificate) -> PaymentQuestion:
 
 
 @pytest.fixture
-def peer(bench: Bench) -> Talk:
+def peer(board: Board) -> Talk:
     """The trusted world, with a key for one receipt."""
-    bench.talk.as_peer()
-    bench.talk.good(KeyIns.GENERATE_KEY, GenerateKey(b"once", KeyKind.P256, KeyUse.RECEIPT, Rule.CREATOR))
-    return bench.talk
+    board.talk.as_peer()
+    board.talk.good(KeyIns.GENERATE_KEY, GenerateKey(b"once", KeyKind.P256, KeyUse.RECEIPT, Rule.CREATOR))
+    return board.talk
 
 
-def confirm(bench: Bench, question: PaymentQuestion) -> None:
-    bench.talk.good(KeyIns.CONFIRM_PAYMENT, question)
-    assert bench.panel.press(Button.OK) == "confirmed"
+def confirm(board: Board, question: PaymentQuestion) -> None:
+    board.talk.good(KeyIns.CONFIRM_PAYMENT, question)
+    assert board.panel.press(Button.OK) == "confirmed"
 
 
 def sign(talk: Talk, receipt: Receipt, name: bytes = b"once") -> int:
@@ -70,42 +69,42 @@ def sign(talk: Talk, receipt: Receipt, name: bytes = b"once") -> int:
 
 
 def test_the_key_says_what_is_to_be_paid_and_signs_that_once(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
     public = peer.good(KeyIns.PUBLIC_KEY, Named(b"once"))
     state = peer.ask(QuestionState, KeyIns.CONFIRM_PAYMENT, question)
-    frame = bench.panel.frame
+    frame = board.panel.frame
     assert (state.reply, frame.showing, frame.text) == (
         Reply.PENDING,
         Showing.QUESTION,
         "Pay 250.00 EUR to Corner Bakery?",
     )
-    bench.panel.press(Button.OK)
+    board.panel.press(Button.OK)
     assert peer.ask(QuestionState, KeyIns.POLL, QuestionNumber(state.number)).reply is Reply.CONFIRMED
     signature = peer.good(KeyIns.SIGN_RECEIPT, ReceiptOrder(b"once", receipt))
-    assert signing.is_valid(public, signature, receipt_input(receipt))
+    assert signing.is_valid(public, signature, receipt.co_signature_input())
     assert peer.sw(KeyIns.PUBLIC_KEY, Named(b"once")) == GONE
 
 
 def test_what_is_signed_is_label_and_digest_of_the_receipt(receipt: Receipt) -> None:
     import hashlib
 
-    assert receipt_input(receipt) == labelled(Label.KEY_RECEIPT, hashlib.sha256(receipt.encode()).digest())
-    assert receipt_input(receipt) != receipt.signature_input()
+    assert receipt.co_signature_input() == labelled(Label.KEY_RECEIPT, hashlib.sha256(receipt.encode()).digest())
+    assert receipt.co_signature_input() != receipt.signature_input()
 
 
 @pytest.mark.attack("D1")
 def test_nothing_is_signed_that_was_not_confirmed(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
     assert sign(peer, receipt) == REFUSED
     peer.good(KeyIns.CONFIRM_PAYMENT, question)
     assert sign(peer, receipt) == REFUSED
-    bench.panel.press(Button.CANCEL)
+    board.panel.press(Button.CANCEL)
     assert sign(peer, receipt) == REFUSED
     peer.good(KeyIns.CONFIRM_PAYMENT, question)
-    bench.clock.tick(30)
-    bench.panel.press(Button.OK)
+    board.clock.tick(30)
+    board.panel.press(Button.OK)
     assert sign(peer, receipt) == REFUSED
     assert peer.sw(KeyIns.PUBLIC_KEY, Named(b"once")) == OK
 
@@ -123,76 +122,76 @@ def test_nothing_is_signed_that_was_not_confirmed(
     ids=["terminal", "a cent more", "a tenth", "currency", "not approved"],
 )
 def test_what_was_not_displayed_is_not_signed(  # type: ignore[no-untyped-def]
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt, change
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt, change
 ) -> None:
-    confirm(bench, question)
+    confirm(board, question)
     assert sign(peer, change(receipt)) == REFUSED
     assert sign(peer, receipt) == OK
 
 
 @pytest.mark.attack("D3")
 def test_a_certificate_of_another_terminal_of_that_name_does_not_do(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
     twin = replace(question.certificate, serial=b"\1" * 8)
-    confirm(bench, replace(question, certificate=twin))
-    assert bench.panel.frame.showing is Showing.IDLE
+    confirm(board, replace(question, certificate=twin))
+    assert board.panel.frame.showing is Showing.IDLE
     assert sign(peer, receipt) == REFUSED
 
 
 @pytest.mark.attack("D3")
 def test_an_ordinary_question_that_looks_like_a_payment_confirms_none(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
     peer.good(KeyIns.ASK, Question(30, text_of(question)))
-    assert bench.panel.press(Button.OK) == "confirmed"
+    assert board.panel.press(Button.OK) == "confirmed"
     assert sign(peer, receipt) == REFUSED
 
 
 @pytest.mark.attack("D3")
-def test_a_payment_is_confirmed_once(bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt) -> None:
+def test_a_payment_is_confirmed_once(board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt) -> None:
     peer.good(KeyIns.GENERATE_KEY, GenerateKey(b"next", KeyKind.P256, KeyUse.RECEIPT, Rule.CREATOR))
-    confirm(bench, question)
+    confirm(board, question)
     assert [sign(peer, receipt), sign(peer, receipt, b"next")] == [OK, REFUSED]
 
 
 @pytest.mark.attack("D3")
 def test_a_confirmation_holds_for_a_minute(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
-    confirm(bench, question)
-    bench.clock.tick(60)
+    confirm(board, question)
+    board.clock.tick(60)
     assert sign(peer, receipt) == REFUSED
-    confirm(bench, question)
-    bench.clock.tick(59.9)
+    confirm(board, question)
+    board.clock.tick(59.9)
     assert sign(peer, receipt) == OK
 
 
-def test_the_last_confirmation_counts(bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt) -> None:
-    confirm(bench, question)
-    confirm(bench, replace(question, amount=1))
+def test_the_last_confirmation_counts(board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt) -> None:
+    confirm(board, question)
+    confirm(board, replace(question, amount=1))
     assert sign(peer, receipt) == REFUSED
 
 
 @pytest.mark.attack("D5")
 def test_a_confirmation_is_for_the_peer_that_asked(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
-    other = bench.talk.as_peer(OTHER_PEER)
+    other = board.talk.as_peer(OTHER_PEER)
     other.good(KeyIns.GENERATE_KEY, GenerateKey(b"theirs", KeyKind.P256, KeyUse.RECEIPT, Rule.PEER))
-    bench.talk.as_peer(PEER)
-    confirm(bench, question)
-    other = bench.talk.as_peer(OTHER_PEER)
+    board.talk.as_peer(PEER)
+    confirm(board, question)
+    other = board.talk.as_peer(OTHER_PEER)
     assert sign(other, receipt, b"theirs") == REFUSED
     assert sign(other, receipt, b"once") == StatusWord.SECURITY_STATUS_NOT_SATISFIED
-    assert sign(bench.talk.as_peer(PEER), receipt) == OK
+    assert sign(board.talk.as_peer(PEER), receipt) == OK
 
 
 def test_a_confirmation_survives_the_field_going_off_but_no_new_start(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
-    confirm(bench, question)
-    again = made(*KeyModule, cells=bench.cells)
+    confirm(board, question)
+    again = made(*KeyModule, cells=board.cells)
     assert sign(again.talk.as_peer(), receipt) == REFUSED
     peer.select()
     assert sign(peer.as_peer(), receipt) == OK
@@ -200,15 +199,15 @@ def test_a_confirmation_survives_the_field_going_off_but_no_new_start(
 
 @pytest.mark.parametrize("use", [KeyUse.SIGN, KeyUse.AGREE])
 def test_only_a_key_for_receipts_signs_them_and_nothing_else(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt, use: KeyUse
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt, use: KeyUse
 ) -> None:
     peer.good(KeyIns.GENERATE_KEY, GenerateKey(b"k", KeyKind.P256, use, Rule.OPEN))
-    confirm(bench, question)
+    confirm(board, question)
     assert sign(peer, receipt, b"k") == REFUSED
     assert sign(peer, receipt, b"none") == GONE
     from protocol.key_commands import KeyOrder
 
-    assert peer.sw(KeyIns.SIGN, KeyOrder(b"once", receipt_input(receipt))) == REFUSED
+    assert peer.sw(KeyIns.SIGN, KeyOrder(b"once", receipt.co_signature_input())) == REFUSED
     assert sign(peer, receipt) == OK
 
 
@@ -216,13 +215,13 @@ def test_only_a_key_for_receipts_signs_them_and_nothing_else(
 
 
 def test_who_lost_the_answer_gets_the_same_one_again(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
-    confirm(bench, question)
+    confirm(board, question)
     order = ReceiptOrder(b"once", receipt)
     signature = peer.good(KeyIns.SIGN_RECEIPT, order)
     assert peer.good(KeyIns.SIGN_RECEIPT, order) == signature
-    again = made(*KeyModule, cells=bench.cells).talk
+    again = made(*KeyModule, cells=board.cells).talk
     assert again.sw(KeyIns.SIGN_RECEIPT, order) == StatusWord.SECURITY_STATUS_NOT_SATISFIED
     assert again.as_peer(OTHER_PEER).sw(KeyIns.SIGN_RECEIPT, order) == StatusWord.SECURITY_STATUS_NOT_SATISFIED
     assert again.as_peer().good(KeyIns.SIGN_RECEIPT, order) == signature
@@ -233,12 +232,12 @@ def test_who_lost_the_answer_gets_the_same_one_again(
 
 @pytest.mark.attack("D4")
 def test_no_signature_leaves_while_its_key_stays(
-    bench: Bench, peer: Talk, question: PaymentQuestion, receipt: Receipt
+    board: Board, peer: Talk, question: PaymentQuestion, receipt: Receipt
 ) -> None:
-    confirm(bench, question)
-    bench.cells.broken = True
+    confirm(board, question)
+    board.cells.broken = True
     assert sign(peer, receipt) == StatusWord.MEMORY_FAILURE
-    bench.cells.broken = False
+    board.cells.broken = False
     assert peer.sw(KeyIns.PUBLIC_KEY, Named(b"once")) == OK
     assert sign(peer, receipt) == OK
 
@@ -256,7 +255,7 @@ def test_no_signature_leaves_while_its_key_stays(
     ],
 )
 def test_amount_and_merchant_are_seen_whole(
-    token: Bench, question: PaymentQuestion, amount: int, currency: int, merchant: str, text: str
+    token: Board, question: PaymentQuestion, amount: int, currency: int, merchant: str, text: str
 ) -> None:
     certificate = replace(question.certificate, merchant=Merchant(merchant, 5462, 978))
     token.talk.good(
@@ -276,7 +275,7 @@ def test_whatever_the_merchant_is_called_nothing_is_out_of_sight(
     assert "".join(laid_out(text)).replace(" ", "") == text.replace(" ", "")
 
 
-def test_a_currency_without_amounts_cannot_be_paid_in(token: Bench, question: PaymentQuestion) -> None:
+def test_a_currency_without_amounts_cannot_be_paid_in(token: Board, question: PaymentQuestion) -> None:
     assert token.talk.sw(KeyIns.CONFIRM_PAYMENT, replace(question, currency=999)) == StatusWord.WRONG_DATA
     assert token.panel.frame.showing is Showing.IDLE
 
