@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -54,24 +54,30 @@ class OpenChannel:
     """
 
     name = "channel"
-    instructions: frozenset[int] = frozenset({0x2A, 0x82, 0x88})
 
     def __init__(self) -> None:
         self.access = Access()
 
-    def answer(self, command: Command) -> Response:
-        if command.ins == 0x2A:
+    def process(self, command: Command, serve: Callable[[Command, Access], Response]) -> Response:
+        if command.cla & 0x04:
+            return self._secured(command, serve)
+        if command.ins in (0x82, 0x88):
+            self.access = Access(secure=True, peer=command.data)
             return Response(b"", OK)
-        self.access = Access(secure=True, peer=command.data)
-        return Response(b"", OK)
+        if self.access.secure:
+            self.reset()
+            raise StatusWordError(StatusWord.SECURITY_STATUS_NOT_SATISFIED)
+        return serve(command, Access())
 
-    def unwrap(self, command: Command) -> Command:
+    def _secured(self, command: Command, serve: Callable[[Command, Access], Response]) -> Response:
         if not self.access.secure or not command.data.endswith(b"MAC"):
             self.reset()
             raise StatusWordError(StatusWord.SECURITY_STATUS_NOT_SATISFIED)
-        return Command(command.cla & ~0x04, command.ins, command.p1, command.p2, command.data[:-3], command.ne)
-
-    def wrap(self, response: Response) -> Response:
+        plain = Command(command.cla & ~0x04, command.ins, command.p1, command.p2, command.data[:-3], command.ne)
+        try:
+            response = serve(plain, self.access)
+        except StatusWordError as refused:
+            response = Response(b"", refused.sw)
         carried = response.sw is OK or response.sw >> 8 in (0x62, 0x63)
         return Response(response.data + b"RMAC", response.sw) if carried else Response(b"", response.sw)
 

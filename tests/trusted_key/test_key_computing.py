@@ -54,7 +54,7 @@ def test_a_key_is_made_shown_listed_and_deleted(token: Board, kind: KeyKind, use
     assert len(public) == _LENGTHS[kind]
     assert talk.good(KeyIns.PUBLIC_KEY, Named(b"k")) == public
     listed = talk.ask(KeyList, KeyIns.LIST_KEYS)
-    assert (listed.keys, listed.free) == ((GenerateKey(b"k", kind, use, Rule.OPEN),), 31)
+    assert (listed.keys, listed.free) == ((GenerateKey(b"k", kind, use, Rule.OPEN),), 95)
     assert talk.sw(KeyIns.GENERATE_KEY, GenerateKey(b"k", kind, use, Rule.OPEN)) == StatusWord.ALREADY_EXISTS
     assert talk.good(KeyIns.PUBLIC_KEY, Named(b"k")) == public
     assert talk.sw(KeyIns.DELETE_KEY, Named(b"k")) == OK
@@ -169,7 +169,7 @@ def test_a_key_is_not_shown_by_repr() -> None:
 
 
 def test_there_are_so_many_slots(token: Board) -> None:
-    for number in range(32):
+    for number in range(96):
         generate(token.talk, KeyKind.AES128, KeyUse.MAC, b"%d" % number)
     one_more = GenerateKey(b"k", KeyKind.AES128, KeyUse.MAC, Rule.OPEN)
     assert token.talk.sw(KeyIns.GENERATE_KEY, one_more) == StatusWord.NOT_ENOUGH_MEMORY

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from protocol.apdu import Command, Response
@@ -20,20 +20,16 @@ _INTERINDUSTRY = 0x00
 
 
 class Channel(Protocol):
-    """The channel module."""
+    """The channel module: it stands between the link and the others."""
 
     name: str
-    instructions: frozenset[int]
     access: Access
 
-    def answer(self, command: Command) -> Response:
-        """Answer a command that sets a channel up."""
+    def process(self, command: Command, serve: Callable[[Command, Access], Response]) -> Response:
+        """Answer any command; what was secured, and what is plain while there is no channel, is for `serve`.
 
-    def unwrap(self, command: Command) -> Command:
-        """Return what was secured; StatusWordError, and the end of the channel, when a check fails."""
-
-    def wrap(self, response: Response) -> Response:
-        """Return the answer, secured."""
+        `access` is another object whenever a channel was ended or opened.
+        """
 
     def reset(self) -> None:
         """End the channel."""
@@ -64,41 +60,21 @@ class KeyApplication:
         self._end_session()
 
     def answer(self, command: Command, prefix: bytes) -> Response:
-        """Answer any other command: secured, of the channel itself, or plain."""
+        """Answer any other command. Modules forget the session when the channel that it had is over."""
         channel = self._channel
         if channel is None:
             if command.cla & _SECURE_MESSAGING:
                 raise StatusWordError(StatusWord.CLA_NOT_SUPPORTED)
-            return self._announce(self._dispatch(command, Access()), Access())
-        if command.cla & _SECURE_MESSAGING:
-            return self._secured(channel, command)
-        if command.ins in channel.instructions:
-            return self._about(channel, command)
-        if channel.access.secure:
-            self.reset()  # whoever speaks plainly is not whom the channel was set up with
-            raise StatusWordError(StatusWord.SECURITY_STATUS_NOT_SATISFIED)
-        return self._announce(self._dispatch(command, Access()), Access())
-
-    def _about(self, channel: Channel, command: Command) -> Response:
-        """Let the channel answer; when that ended the one that was open, or began another, the session is another one."""
+            return self._serve(command, Access())
         before = channel.access
         try:
-            return channel.answer(command)
+            return channel.process(command, self._serve)
         finally:
             if channel.access is not before:
                 self._end_session()
 
-    def _secured(self, channel: Channel, command: Command) -> Response:
-        try:
-            plain = channel.unwrap(command)
-        except StatusWordError:
-            self._end_session()
-            raise
-        try:
-            response = self._announce(self._dispatch(plain, channel.access), channel.access)
-        except StatusWordError as refused:
-            response = Response(b"", refused.sw)
-        return channel.wrap(response)
+    def _serve(self, command: Command, access: Access) -> Response:
+        return self._announce(self._dispatch(command, access), access)
 
     def _dispatch(self, command: Command, access: Access) -> Response:
         module = next((one for one in self._modules if command.ins in one.instructions), None)

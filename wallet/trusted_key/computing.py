@@ -40,7 +40,7 @@ from wallet.trusted_key.storage import commit, require_no_data
 KEY = b"key/"
 COUNTER = b"counter/"
 SIGNED = b"signed"
-MAX_KEYS = 32
+MAX_KEYS = 96  # one for each credential of a wallet that has as many as there can be, and some more
 MAX_COUNTERS = 16
 _MAX_COUNT = (1 << 64) - 1
 
