@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ class ControlServer(Closing):
             _say(connection, {"error": "not understood"})
 
     def _watch(self, connection: socket.socket) -> None:
-        """Say each frame once, until the other end or the Key has gone."""
+        """Say each frame once, until the other end has gone, or says anything more, or the Key has gone."""
         last = -1
         connection.settimeout(_ANSWER_SECONDS)
         while not self._closing.is_set():
@@ -101,9 +102,8 @@ class ControlServer(Closing):
             if frame.number != last:
                 _say(connection, frame_as_json(frame))
                 last = frame.number
-            if _has_gone(connection):
+            if select.select([connection], [], [], _LOOK_SECONDS)[0]:
                 return
-            self._closing.wait(_LOOK_SECONDS)
 
     def close(self) -> None:
         """Stop listening."""
@@ -117,13 +117,6 @@ class ControlServer(Closing):
 
 def _say(connection: socket.socket, value: dict[str, Any]) -> None:
     connection.sendall(json.dumps(value).encode() + b"\n")
-
-
-def _has_gone(connection: socket.socket) -> bool:
-    try:
-        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
 
 
 class ControlClient(Closing):
