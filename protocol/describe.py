@@ -14,6 +14,7 @@ from protocol import tlv
 from protocol.apdu import Command, Response
 from protocol.commands import Ins
 from protocol.errors import DecodeError
+from protocol.key_commands import KeyIns
 from protocol.messages import SEALED_LENGTH, TAP_KEY_LENGTH
 from protocol.signing import SIGNATURE_LENGTH
 from protocol.tags import Tag
@@ -58,8 +59,10 @@ def parts_of(sent_apdu: bytes, received_apdu: bytes) -> tuple[list[Part], list[P
 
 
 def title(ins: int) -> str:
-    """Return the name of an instruction, or its number when it is not one of ours."""
-    return Ins(ins).title if ins in set(Ins) else f"INS {ins:02X}"
+    """Return the name of an instruction, the wallet's or the Key's, or its number when it is not one of ours."""
+    if ins in set(Ins):
+        return Ins(ins).title
+    return KeyIns(ins).title if ins in set(KeyIns) else f"INS {ins:02X}"
 
 
 def summary(sent_apdu: bytes, received_apdu: bytes) -> str:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from construct import Construct, GreedyBytes, Int16ub, Prefixed
@@ -27,8 +27,7 @@ from wallet.trusted_key.secure_channel import KeyIdentity, SecureChannel
 
 IDENTITY = b"identity"
 PEER = b"peer/"
-_YEARS = 20
-_YEAR = timedelta(days=365)
+_BEGINS, _ENDS = datetime(2026, 1, 1, tzinfo=UTC), datetime(2056, 1, 1, tzinfo=UTC)  # a Key may have no clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +47,17 @@ def identity_of(cells: Cells) -> StoredIdentity:
     kept = cells.get(IDENTITY)
     if kept is not None:
         return StoredIdentity.decode(kept)
-    made = _make(datetime.now(UTC))
+    made = _make()
     cells.commit({IDENTITY: made.encode()})
     return made
 
 
-def _make(now: datetime) -> StoredIdentity:
+def _make() -> StoredIdentity:
     scalar = PrivateKey.generate().scalar()
     key = _loaded(scalar)
     serial = x509.random_serial_number()
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"TapLab Trusted Key {serial & 0xFFFFFFFF:08X}")])
-    builder = x509.CertificateBuilder(
-        name, name, key.public_key(), serial, now - timedelta(days=1), now + _YEARS * _YEAR
-    )
+    builder = x509.CertificateBuilder(name, name, key.public_key(), serial, _BEGINS, _ENDS)
     for extension in (x509.BasicConstraints(ca=False, path_length=None), _agreement_only()):
         builder = builder.add_extension(extension, critical=True)
     return StoredIdentity(scalar, builder.sign(key, SHA256()).public_bytes(Encoding.DER))

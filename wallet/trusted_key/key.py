@@ -52,13 +52,13 @@ class TrustedKey(Closing):
         quota: Quota | None = None,
     ) -> None:
         """Open the Key, made anew in an empty folder; `modules` is what it offers, by default what it was made with."""
-        self._flash = Flash(make_private(folder), create=True)
+        self.cells = Flash(make_private(folder), create=True)
         self.panel = Panel(clock)
         try:
-            chosen = modules_of(self._flash) if modules is None else modules_named(modules)
-            self.application = assemble(self._flash, chosen, self.panel, clock, channel=channel, quota=quota)
+            chosen = modules_of(self.cells) if modules is None else modules_named(modules)
+            self.application = assemble(self.cells, chosen, self.panel, clock, channel=channel, quota=quota)
         except BaseException:
-            self._flash.close()
+            self.cells.close()
             raise
         self.card = Card([self.application])
 
@@ -79,7 +79,7 @@ class TrustedKey(Closing):
     def close(self) -> None:
         """End the session and give the folder back."""
         self.card.deactivate()
-        self._flash.close()
+        self.cells.close()
 
 
 def assemble(
