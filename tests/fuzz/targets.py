@@ -27,6 +27,7 @@ from protocol.transport.isodep import Ats, Block
 from protocol.wire import Wire
 from tests.fuzz import conversations as talk
 from tests.fuzz import cryptography_and_files as worlds
+from tests.fuzz import key_cards
 from tests.fuzz import key_channels as keys
 from tests.fuzz import messages as say
 from tests.fuzz.cutting import join
@@ -145,6 +146,9 @@ def _keys() -> Iterator[Target]:
     certificates = "certificate of a Key's channel, X.509 or 7F21"
     yield Target("key.certificate", certificates, keys.check_certificate, keys.CERTIFICATES)
     yield Target("key.commands", "a Key, fed commands of a stranger", keys.check_key, keys.COMMANDS, 2048)
+    yield Target(
+        "key.card", "a Key's card, fed commands and presses", key_cards.check_card, key_cards.CONVERSATIONS, 2048
+    )
     yield Target(
         "key.answers", "a trusted world, fed answers of a stranger", keys.check_trusted_world, keys.ANSWERS, 2048
     )

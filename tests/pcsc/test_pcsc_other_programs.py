@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from protocol.commands import DEFAULT_NAME, VERSION_1, select
 from protocol.envelope import SUITE_1
 from protocol.fci import DIRECTORY_NAME, ApplicationFci, DirectoryEntry, encode_directory
 from tests.end_to_end.commands import Running, serving, tap
+from tests.pcsc.programs import opensc, scriptor
 from tests.pcsc.slots import (
     CONTACT_ATR,
     FIRST,
@@ -61,43 +61,17 @@ def wallet(service: Service, module_home: Path) -> Iterator[Running]:
     wait_for_no_card()
 
 
-def _opensc(*apdus: bytes) -> list[bytes]:
-    """Send APDUs by OpenSC and return the answers with their status words."""
-    options = [option for apdu in apdus for option in ("-s", apdu.hex(":").upper())]
-    command = ["opensc-tool", "--reader", READERS[0], "--card-driver", "default", *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    answers = []
-    for chunk in done.stdout.split("Sending: ")[1:]:
-        said = re.search(r"Received \(SW1=0x(\w\w), SW2=0x(\w\w)\)(.*)", chunk, re.DOTALL)
-        assert said, chunk
-        data = "".join(line[:48] for line in said[3].lstrip(":").splitlines())
-        answers.append(bytes.fromhex(data) + bytes.fromhex(said[1] + said[2]))
-    return answers
-
-
-def _scriptor(*apdus: bytes) -> list[bytes]:
-    """Send APDUs by pcsc-tools' scriptor and return the answers with their status words."""
-    script = "".join(f"{apdu.hex(' ').upper()}\n" for apdu in apdus)
-    done = subprocess.run(
-        ["scriptor", "-r", READERS[0], "-p", "T=1"], input=script, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 0, done.stderr
-    joined = re.sub(r"\n(?=[0-9A-F]{2}( |$))", " ", done.stdout)  # long answers go over several lines
-    return [bytes.fromhex(line[1:].partition(":")[0]) for line in joined.splitlines() if line.startswith("<")]
-
-
 def test_opensc_selects_the_application_and_reads_its_fci(wallet: Running) -> None:
-    assert _opensc(SELECT) == [FCI + b"\x90\x00"]
+    assert opensc(SELECT) == [FCI + b"\x90\x00"]
 
 
 def test_scriptor_selects_the_application_and_reads_its_fci(wallet: Running) -> None:
-    assert _scriptor(SELECT) == [FCI + b"\x90\x00"]
+    assert scriptor(SELECT) == [FCI + b"\x90\x00"]
 
 
 def test_both_read_the_same_directory(wallet: Running) -> None:
     command = select(DIRECTORY_NAME).encode()
-    assert _opensc(command) == _scriptor(command) == [DIRECTORY + b"\x90\x00"]
+    assert opensc(command) == scriptor(command) == [DIRECTORY + b"\x90\x00"]
 
 
 def test_opensc_reads_the_atr(wallet: Running) -> None:
@@ -107,7 +81,7 @@ def test_opensc_reads_the_atr(wallet: Running) -> None:
 
 
 def test_odd_commands_get_status_words_and_the_wallet_lives_on(wallet: Running) -> None:
-    answers = _scriptor(SELECT, *map(bytes.fromhex, ODD), SELECT)
+    answers = scriptor(SELECT, *map(bytes.fromhex, ODD), SELECT)
     got = dict(zip(ODD, (answer.hex().upper() for answer in answers[1:-1]), strict=True))
     assert got == ODD
     assert answers[-1] == FCI + b"\x90\x00"
