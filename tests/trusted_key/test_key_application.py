@@ -31,9 +31,15 @@ from protocol.key_commands import (
 )
 from protocol.status import StatusWord
 from tests.trusted_key.board import Board, made
-from tests.trusted_key.talk import OK, OTHER_PEER, PEER, open_channel, secured
+from tests.trusted_key.talk import OK, OTHER_PEER, PEER, Clock, MemoryCells, open_channel, secured
+from wallet.trusted_key.computing import Computing
+from wallet.trusted_key.interaction import Interaction
 from wallet.trusted_key.key import modules_named
+from wallet.trusted_key.module import Module
+from wallet.trusted_key.panel import Panel
+from wallet.trusted_key.payments import ConfirmedPayments
 from wallet.trusted_key.screen import Button, Showing
+from wallet.trusted_key.storage import Storage
 
 _INSTRUCTIONS = {
     KeyModule.STORAGE: [ins for ins in KeyIns if ins >= KeyIns.WRITE],
@@ -45,7 +51,14 @@ _QUESTION = Question(30, "Lock the phone?")
 
 
 def test_every_instruction_belongs_to_one_module() -> None:
-    assert sorted(ins for each in _INSTRUCTIONS.values() for ins in each) == sorted(KeyIns)
+    cells, clock = MemoryCells(), Clock()
+    confirmed = ConfirmedPayments(clock)
+    modules: dict[KeyModule, Module] = {
+        KeyModule.STORAGE: Storage(cells),
+        KeyModule.COMPUTING: Computing(cells, confirmed),
+        KeyModule.INTERACTION: Interaction(Panel(clock), confirmed),
+    }
+    assert {module: sorted(made.instructions) for module, made in modules.items()} == _INSTRUCTIONS
 
 
 @pytest.mark.parametrize("chosen", _CHOICES, ids=lambda chosen: "+".join(one.title for one in chosen) or "none")

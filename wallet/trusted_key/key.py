@@ -16,7 +16,6 @@ from wallet.card import Card
 from wallet.trusted_key.application import Channel, KeyApplication
 from wallet.trusted_key.computing import Computing
 from wallet.trusted_key.flash import Cells, Flash
-from wallet.trusted_key.identity import channel_of
 from wallet.trusted_key.interaction import Interaction
 from wallet.trusted_key.module import Module
 from wallet.trusted_key.panel import Clock, Effect, Panel
@@ -48,17 +47,20 @@ class TrustedKey(Closing):
         modules: Collection[str] | None = None,
         clock: Clock = time.monotonic,
         *,
-        channel: ChannelMaker = channel_of,
+        channel: ChannelMaker | None = None,
         quota: Quota | None = None,
     ) -> None:
-        """Open the Key, made anew in an empty folder; `modules` is what it offers, by default what it was made with."""
-        self.cells = Flash(make_private(folder), create=True)
+        """Open the Key, made anew in an empty folder; `modules` is what it offers, by default what it was made with.
+
+        The channel module is there when it is chosen and `channel` can make it.
+        """
+        self._flash = Flash(make_private(folder), create=True)
         self.panel = Panel(clock)
         try:
-            chosen = modules_of(self.cells) if modules is None else modules_named(modules)
-            self.application = assemble(self.cells, chosen, self.panel, clock, channel=channel, quota=quota)
+            chosen = modules_of(self._flash) if modules is None else modules_named(modules)
+            self.application = assemble(self._flash, chosen, self.panel, clock, channel=channel, quota=quota)
         except BaseException:
-            self.cells.close()
+            self._flash.close()
             raise
         self.card = Card([self.application])
 
@@ -79,7 +81,7 @@ class TrustedKey(Closing):
     def close(self) -> None:
         """End the session and give the folder back."""
         self.card.deactivate()
-        self.cells.close()
+        self._flash.close()
 
 
 def assemble(
@@ -88,14 +90,14 @@ def assemble(
     panel: Panel,
     clock: Clock,
     *,
-    channel: ChannelMaker = channel_of,
+    channel: ChannelMaker | None = None,
     quota: Quota | None = None,
 ) -> KeyApplication:
     """Return the application with the modules that were chosen, keeping what it keeps in `cells`.
 
     Where there is a channel, only a paired trusted world uses screen and buttons.
     """
-    agent = channel(cells) if KeyModule.CHANNEL in chosen else None
+    agent = channel(cells) if channel is not None and KeyModule.CHANNEL in chosen else None
     confirmed = ConfirmedPayments(clock)
     asks = KeyModule.INTERACTION in chosen
     modules: list[Module] = []

@@ -1,36 +1,28 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""A whole Key behind its real channel: who it says it is, whom it knows, and what each of them may."""
+"""A whole Key behind its real channel: what anybody may who opens one, and what a peer may."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from protocol.apdu import MAX_NE, Command, Response
-from protocol.channel_certificate import KeyUse, failed_checks, read
 from protocol.commands import KEY_NAME, select
 from protocol.key_commands import KeyEvent, KeyFci, KeyIns, KeyModule, Question, Rule, WriteObject, key_command
-from protocol.status import StatusError, StatusWord
+from protocol.status import StatusWord
 from protocol.transport.chaining import TerminalChaining
 from protocol.wire import Wire
-from tests.trusted_key import certificates
-from tests.trusted_key.talk import OK, PEER
-from wallet.tee.key_channel import HostIdentity, KeyChannel, PairedKey, open_scp11a, open_scp11b
-from wallet.trusted_key import identity
-from wallet.trusted_key.identity import identity_of
+from tests.trusted_key.certificates import NOW
+from tests.trusted_key.small_key import HOST, IDENTITY, PAIRED, PAIRING
+from tests.trusted_key.talk import OK
+from wallet.tee.key_channel import KeyChannel, open_scp11a, open_scp11b
 from wallet.trusted_key.key import TrustedKey
+from wallet.trusted_key.secure_channel import SecureChannel
 
 pytestmark = pytest.mark.requirement("K1")
-
-NOW = datetime.now(UTC)  # the Key judges its peers by the machine's clock
-_LEAF = certificates.x509_of(
-    certificates.Wanted("Host", NOW - timedelta(days=1), NOW + timedelta(days=1)), certificates.HOST_KEY.public_key()
-)
-HOST = HostIdentity(certificates.HOST_KEY, (_LEAF,))
 
 
 class Carrier:
@@ -40,7 +32,6 @@ class Carrier:
         self.key = key
         key.card.activate()
         self.link = TerminalChaining(key.card.process, extended=True)
-        self.paired = PairedKey(identity_of(key.cells).certificate)
         self.fci = KeyFci.decode(self.link.exchange(select(KEY_NAME)).data)
 
     def shake(self, channel: KeyChannel) -> KeyChannel:
@@ -54,29 +45,13 @@ class Carrier:
 
 @pytest.fixture
 def carrier(tmp_path: Path) -> Iterator[Carrier]:
-    with TrustedKey(tmp_path / "key") as key:
+    with TrustedKey(tmp_path / "key", channel=lambda _: SecureChannel(IDENTITY, PAIRING, lambda: NOW)) as key:
         yield Carrier(key)
 
 
 def meet(carrier: Carrier) -> KeyChannel:
-    """Let the Key know the trusted world, and open the channel of both."""
-    carrier.key.cells.commit({identity.PEER + PEER: _LEAF})
-    return carrier.shake(open_scp11a(HOST, carrier.paired))
-
-
-def test_the_key_says_who_it_is_and_stays_the_same(tmp_path: Path) -> None:
-    certificates_seen = []
-    for _ in range(2):
-        with TrustedKey(tmp_path / "key") as key:
-            certificates_seen.append(identity_of(key.cells).certificate)
-    assert len(set(certificates_seen)) == 1
-    assert failed_checks(read(certificates_seen[0]), KeyUse.KEY_AGREEMENT, NOW) == []
-
-
-def test_the_keys_own_key_is_not_shown_by_repr(carrier: Carrier) -> None:
-    own = identity_of(carrier.key.cells)
-    assert "Secret(32 bytes)" in repr(own)
-    assert own.scalar.hex() not in repr(own)
+    """Open the channel of the Key and the trusted world that it knows."""
+    return carrier.shake(open_scp11a(HOST, PAIRED, NOW))
 
 
 def test_every_module_is_announced(carrier: Carrier) -> None:
@@ -85,19 +60,13 @@ def test_every_module_is_announced(carrier: Carrier) -> None:
 
 
 def test_anybody_may_have_a_channel_but_not_the_screen(carrier: Carrier) -> None:
-    channel = carrier.shake(open_scp11b(carrier.paired))
+    channel = carrier.shake(open_scp11b(PAIRED, NOW))
     assert carrier.send(channel, KeyIns.WRITE, WriteObject(b"a", Rule.CHANNEL, b"x" * 9000)).sw is OK
     refused = carrier.send(channel, KeyIns.ASK, Question(30, "Sure?")).sw
     assert refused is StatusWord.SECURITY_STATUS_NOT_SATISFIED
     refused = carrier.send(channel, KeyIns.WRITE, WriteObject(b"b", Rule.PEER, b"")).sw
     assert refused is StatusWord.SECURITY_STATUS_NOT_SATISFIED
     assert carrier.send(channel, KeyIns.RANDOM, p2=8).sw is OK
-
-
-@pytest.mark.attack("D5")
-def test_a_trusted_world_that_the_key_does_not_know_has_no_channel(carrier: Carrier) -> None:
-    with pytest.raises(StatusError, match="6982"):
-        carrier.shake(open_scp11a(HOST, carrier.paired))
 
 
 @pytest.mark.requirement("K4")
