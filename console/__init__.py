@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""What the three commands share, so that they speak alike: options, exit codes, errors, money on the screen."""
+"""What the commands share, so that they speak alike: options, exit codes, errors, money on the screen."""

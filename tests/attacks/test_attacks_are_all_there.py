@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-GROUPS = {"F": 6, "B": 8, "V": 4, "R": 3, "M": 8, "T": 6, "I": 5, "P": 3, "N": 3}
+GROUPS = {"F": 6, "B": 8, "V": 4, "R": 3, "M": 8, "T": 6, "I": 5, "P": 3, "N": 3, "D": 6}
 EVERY_ID = [f"{group}{number}" for group, count in GROUPS.items() for number in range(1, count + 1)]
 
 

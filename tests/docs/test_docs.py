@@ -18,14 +18,16 @@ from protocol.certificate import Authority, Usage, failed_checks
 from protocol.commands import DEFAULT_NAME, Ins
 from protocol.describe import parts_of
 from protocol.fci import ApplicationFci
+from protocol.key_commands import KeyIns
 from protocol.messages import GetVirtualCard, Result, VirtualCard
 from protocol.status import StatusWord
 from protocol.transport.opening import SCHEMES
 from wallet.cli import cli as wallet_cli
+from wallet.trusted_key.cli import cli as key_cli
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-ROWS = [f"A{n}" for n in range(1, 6)] + [f"S{n}" for n in range(1, 10)]
+ROWS = [f"A{n}" for n in range(1, 6)] + [f"S{n}" for n in range(1, 10)] + [f"K{n}" for n in range(1, 5)]
 
 
 def _tap() -> list[tuple[bytes, bytes]]:
@@ -74,7 +76,12 @@ def test_every_exit_code_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(
     ("program", "commands"),
-    [("tap-issuer", issuer_cli.commands), ("tap-wallet", wallet_cli.commands), ("tap-pos", pos_cli.commands)],
+    [
+        ("tap-issuer", issuer_cli.commands),
+        ("tap-wallet", wallet_cli.commands),
+        ("tap-pos", pos_cli.commands),
+        ("tap-key", key_cli.commands),
+    ],
 )
 def test_every_command_is_documented(program: str, commands: dict[str, object]) -> None:
     text = (DOCS / "commands.md").read_text()
@@ -86,6 +93,11 @@ def test_every_command_is_documented(program: str, commands: dict[str, object]) 
 def test_every_result_is_documented() -> None:
     text = " ".join((DOCS / "protocol.md").read_text().split())
     assert [result.name for result in Result if f"{result.value:02X} {result.words}" not in text] == []
+
+
+def test_every_command_of_the_key_is_documented() -> None:
+    rows = re.findall(r"^\| ([0-9A-F]{2}) \| ([A-Z ]+) \|", (DOCS / "trusted-key.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted((f"{ins:02X}", ins.title) for ins in KeyIns)
 
 
 def test_every_link_is_documented() -> None:
