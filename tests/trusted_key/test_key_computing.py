@@ -308,3 +308,16 @@ def test_nobody_makes_a_key_or_counter_that_he_could_not_use(board: Board, rule:
     assert board.talk.sw(KeyIns.GENERATE_KEY, order) == DENIED
     assert create(board.talk, rule=rule) == DENIED
     assert not board.cells.cells
+
+
+@pytest.mark.attack("D5")
+def test_strangers_leave_slots_and_counters_for_peers(board: Board) -> None:
+    talk = board.talk.in_channel()
+    orders = [GenerateKey(b"%d" % number, KeyKind.AES128, KeyUse.MAC, Rule.CHANNEL) for number in range(33)]
+    assert [talk.sw(KeyIns.GENERATE_KEY, order) for order in orders] == [OK] * 32 + [StatusWord.NOT_ENOUGH_MEMORY]
+    assert [create(talk, b"%d" % number) for number in range(9)] == [OK] * 8 + [StatusWord.NOT_ENOUGH_MEMORY]
+    peer = board.talk.as_peer(PEER)
+    for number in range(64):
+        generate(peer, KeyKind.AES128, KeyUse.MAC, b"peer %d" % number, Rule.CREATOR)
+    assert [create(peer, b"peer %d" % number, Rule.PEER) for number in range(8)] == [OK] * 8
+    assert peer.ask(KeyList, KeyIns.LIST_KEYS).free == 0

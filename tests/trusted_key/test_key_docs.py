@@ -15,7 +15,7 @@ from protocol.apdu import Response
 from protocol.key_commands import KeyFci, KeyModule
 from protocol.signing import is_valid
 from wallet.trusted_key.computing import MAX_COUNTERS, MAX_KEYS
-from wallet.trusted_key.key import TrustedKey
+from wallet.trusted_key.key import STRANGERS, TrustedKey
 from wallet.trusted_key.payments import CONFIRMED_SECONDS
 from wallet.trusted_key.storage import Quota
 
@@ -52,4 +52,6 @@ def test_the_room_is_as_said() -> None:
     )
     assert room in _TEXT
     assert f"at most {quota.object_bytes >> 10} KiB" in _TEXT
+    least = f"{STRANGERS.objects} objects, {STRANGERS.bytes >> 10} KiB, {MAX_KEYS // 3} keys and {MAX_COUNTERS // 2} counters"
+    assert least in " ".join(_TEXT.split())
     assert f"remembered for {CONFIRMED_SECONDS:.0f} seconds" in _TEXT

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
+import pexpect
 import pytest
 
 from console.exit_codes import ExitCode
@@ -44,7 +46,7 @@ from protocol.status import StatusWord
 from protocol.transport.base import CardLink
 from protocol.transport.chaining import TerminalChaining
 from protocol.transport.opening import open_terminal_end
-from tests.end_to_end.commands import Finished, Running, free_port, tap, tap_here
+from tests.end_to_end.commands import Finished, Running, command_line, free_port, tap, tap_here
 from tests.trusted_key.talk import OK, Talk
 
 PROGRAM = "wallet.trusted_key"
@@ -329,3 +331,29 @@ def test_a_serving_key_is_shut_in(home: Path) -> None:
 
 def test_answers_are_decoded_as_they_came() -> None:
     assert Response.decode(b"\x91\x0b").sw.meaning == "ok, and an event of 11 bytes to fetch"
+
+
+# --- the face, in a terminal
+
+
+def test_the_face_in_a_terminal_shows_a_question_and_enter_answers_it(home: Path) -> None:
+    with serving(home), talking(link_of(home)) as talk:
+        number = talk.ask(QuestionState, KeyIns.ASK, Question(60, "Sign this?")).number
+        line = command_line(PROGRAM, "face", home=home)
+        face = pexpect.spawn(line[0], line[1:], dimensions=(24, 80), timeout=20, env={**os.environ, "TERM": "xterm"})
+        face.expect_exact("Sign this?")
+        face.send("\r")
+        face.expect_exact("TapLab Trusted Key")
+        assert talk.ask(QuestionState, KeyIns.POLL, QuestionNumber(number)).reply is Reply.CONFIRMED
+        face.send("q")
+        face.expect(pexpect.EOF)
+        face.close()
+        assert face.exitstatus == 0
+
+
+def test_without_textual_the_face_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "textual", None)
+    monkeypatch.setitem(sys.modules, "textual.app", None)
+    monkeypatch.delitem(sys.modules, "wallet.trusted_key.face", raising=False)
+    done = tap_here(PROGRAM, "face", home=home)
+    assert (done.code, "[key-face]" in done.sentence) == (ExitCode.UNAVAILABLE, True)

@@ -251,6 +251,26 @@ def test_an_object_begun_by_one_peer_is_not_finished_by_another(board: Board) ->
     assert board.talk.as_peer(OTHER_PEER).sw(KeyIns.APPEND, b"x") == StatusWord.CONDITIONS_NOT_SATISFIED
 
 
+@pytest.mark.attack("D5")
+def test_strangers_leave_room_for_peers(board: Board) -> None:
+    talk = board.talk.in_channel()
+    written = [talk.write(b"%d" % number, b"x", Rule.CHANNEL) for number in range(17)]
+    assert written == [OK] * 16 + [NO_ROOM]
+    assert talk.write(b"0", bytes(0x4000), Rule.CHANNEL) == NO_ROOM
+    assert talk.sw(KeyIns.BEGIN, BeginObject(b"0", Rule.CHANNEL, 0x4000)) == NO_ROOM
+    peer = board.talk.as_peer(PEER)
+    assert [peer.write(b"of the peer %d" % number, bytes(1000), Rule.PEER) for number in range(48)] == [OK] * 48
+    assert peer.ask(ObjectList, KeyIns.LIST).free_objects == 0
+
+
+@pytest.mark.attack("D5")
+def test_a_stranger_does_not_fill_the_room_by_a_peers_open_object(board: Board) -> None:
+    board.talk.as_peer(PEER).write(b"a", b"x", Rule.OPEN)
+    strange = board.talk.plain()
+    assert strange.write(b"a", bytes(0x4000), Rule.OPEN) == NO_ROOM
+    assert strange.write(b"a", bytes(100), Rule.OPEN) == OK
+
+
 # --- any order of commands, against a dictionary
 
 _NAMES = st.sampled_from([b"a", b"b", b"c", b"a name of 16 b.."])

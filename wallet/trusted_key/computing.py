@@ -30,7 +30,7 @@ from protocol.signing import SIGNATURE_LENGTH
 from protocol.status import StatusWord
 from protocol.wire import Coded, Wire
 from wallet.card import StatusWordError
-from wallet.trusted_key.access import owner_for, permits, read, require
+from wallet.trusted_key.access import NO_OWNER, owner_for, permits, read, require
 from wallet.trusted_key.flash import Cells
 from wallet.trusted_key.module import PEER_LENGTH, Access
 from wallet.trusted_key.payments import ConfirmedPayments
@@ -82,9 +82,13 @@ class Computing:
 
     name = "computing"
 
-    def __init__(self, cells: Cells, confirmed: ConfirmedPayments | None = None) -> None:
-        """Keep keys in `cells`; receipts are signed only where payments can be `confirmed`."""
+    def __init__(self, cells: Cells, confirmed: ConfirmedPayments | None = None, *, for_peers: bool = False) -> None:
+        """Keep keys in `cells`; receipts are signed only where payments can be `confirmed`.
+
+        `for_peers` leaves those who are no peers a third of the slots and half of the counters: counters cannot be deleted.
+        """
         self._cells = cells
+        self._strangers = (MAX_KEYS // 3, MAX_COUNTERS // 2) if for_peers else (MAX_KEYS, MAX_COUNTERS)
         self._confirmed = confirmed
         self._acts = {
             KeyIns.GENERATE_KEY: self._generate, KeyIns.PUBLIC_KEY: self._public_key, KeyIns.SIGN: self._sign,
@@ -129,8 +133,8 @@ class Computing:
         require(order.rule, owner_for(access), access)
         if self._cells.get(KEY + order.name) is not None:
             raise StatusWordError(StatusWord.ALREADY_EXISTS)
-        if len(list(self._cells.items(KEY))) >= MAX_KEYS:
-            raise StatusWordError(StatusWord.NOT_ENOUGH_MEMORY)
+        owners = [Slot.decode(value).owner for _, value in self._cells.items(KEY)]
+        _require_room(owners, MAX_KEYS, self._strangers[0], access)
         slot = Slot.generate(order.kind, order.use, order.rule, owner_for(access))
         commit(self._cells, {KEY + order.name: slot.encode()})
         return slot.public
@@ -219,10 +223,16 @@ class Computing:
         require(order.rule, owner_for(access), access)
         if self._cells.get(COUNTER + order.name) is not None:
             raise StatusWordError(StatusWord.ALREADY_EXISTS)
-        if len(list(self._cells.items(COUNTER))) >= MAX_COUNTERS:
-            raise StatusWordError(StatusWord.NOT_ENOUGH_MEMORY)
+        owners = [StoredCounter.decode(value).owner for _, value in self._cells.items(COUNTER)]
+        _require_room(owners, MAX_COUNTERS, self._strangers[1], access)
         commit(self._cells, {COUNTER + order.name: StoredCounter(order.rule, owner_for(access), 0).encode()})
         return CounterValue(0).encode()
+
+
+def _require_room(owners: list[bytes], room: int, for_strangers: int, access: Access) -> None:
+    """Raise StatusWordError 6A84 unless there is room for one more beside those of `owners`."""
+    if len(owners) >= room or (not access.peer and owners.count(NO_OWNER) >= for_strangers):
+        raise StatusWordError(StatusWord.NOT_ENOUGH_MEMORY)
 
 
 def _random(command: Command) -> bytes:

@@ -24,6 +24,7 @@ from wallet.trusted_key.screen import Button, Frame
 from wallet.trusted_key.storage import Quota, Storage
 
 _MODULES = b"modules"
+STRANGERS = Quota(objects=16, bytes=0x4000)
 
 ChannelMaker = Callable[[Cells], Channel]
 """Makes the channel module from what the flash holds of the Key's identity and of its pairings."""
@@ -95,16 +96,16 @@ def assemble(
 ) -> KeyApplication:
     """Return the application with the modules that were chosen, keeping what it keeps in `cells`.
 
-    Where there is a channel, only a paired trusted world uses screen and buttons.
+    Where there is a channel, only a paired trusted world uses screen and buttons, and most of the room is for such ones.
     """
     agent = channel(cells) if channel is not None and KeyModule.CHANNEL in chosen else None
     confirmed = ConfirmedPayments(clock)
     asks = KeyModule.INTERACTION in chosen
     modules: list[Module] = []
     if KeyModule.STORAGE in chosen:
-        modules.append(Storage(cells, quota))
+        modules.append(Storage(cells, quota, STRANGERS if agent is not None else None))
     if KeyModule.COMPUTING in chosen:
-        modules.append(Computing(cells, confirmed if asks else None))
+        modules.append(Computing(cells, confirmed if asks else None, for_peers=agent is not None))
     if asks:
         modules.append(Interaction(panel, confirmed, Rule.PEER if agent is not None else Rule.OPEN))
     return KeyApplication(modules, agent)

@@ -26,11 +26,13 @@ from protocol.layout import Fields
 from protocol.status import StatusWord
 from protocol.wire import Coded, Wire
 from wallet.card import StatusWordError
-from wallet.trusted_key.access import owner_for, permits, read, require
+from wallet.trusted_key.access import NO_OWNER, owner_for, permits, read, require
 from wallet.trusted_key.flash import Cells, Changes, FlashFailedError
 from wallet.trusted_key.module import PEER_LENGTH, Access
 
 OBJECT = b"object/"
+
+Name = bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class Quota:
     object_bytes: int = MAX_OBJECT
     bytes: int = 0x10000
 
+    def require(self, others: list[tuple[Name, StoredObject]], more: int) -> None:
+        """Raise StatusWordError 6A84 unless there is room for one object of `more` bytes beside `others`."""
+        used = sum(len(name) + len(stored.value) for name, stored in others)
+        if len(others) >= self.objects or used + more > self.bytes:
+            raise StatusWordError(StatusWord.NOT_ENOUGH_MEMORY)
+
 
 @dataclass(slots=True)
 class _Begun:
@@ -71,10 +79,11 @@ class Storage:
         {KeyIns.WRITE, KeyIns.BEGIN, KeyIns.APPEND, KeyIns.COMMIT, KeyIns.READ, KeyIns.LIST, KeyIns.DELETE, KeyIns.WIPE}
     )
 
-    def __init__(self, cells: Cells, quota: Quota | None = None) -> None:
-        """Keep objects in `cells`, no more than `quota` allows."""
+    def __init__(self, cells: Cells, quota: Quota | None = None, strangers: Quota | None = None) -> None:
+        """Keep objects in `cells`, no more than `quota` allows; `strangers` is the part of it for those who are no peers."""
         self._cells = cells
         self._quota = quota or Quota()
+        self._strangers = strangers or self._quota
         self._begun: _Begun | None = None
 
     def reset(self) -> None:
@@ -146,9 +155,9 @@ class Storage:
         if length > self._quota.object_bytes:
             raise StatusWordError(StatusWord.WRONG_LENGTH)
         others = [(one, stored) for one, stored in self._objects() if one != name]
-        used = sum(len(one) + len(stored.value) for one, stored in others)
-        if len(others) >= self._quota.objects or used + len(name) + length > self._quota.bytes:
-            raise StatusWordError(StatusWord.NOT_ENOUGH_MEMORY)
+        self._quota.require(others, len(name) + length)
+        if not access.peer:
+            self._strangers.require([one for one in others if one[1].owner == NO_OWNER], len(name) + length)
 
     def _put(self, name: bytes, rule: Rule, value: bytes, access: Access) -> None:
         old = self._cells.get(OBJECT + name)
