@@ -22,7 +22,7 @@ from protocol.key_commands import (
 from protocol.status import StatusWord
 from tests.trusted_key.board import Board
 from tests.trusted_key.talk import OK, Clock, Talk
-from wallet.trusted_key.panel import MENU_SECONDS, Effect, Panel, PanelBusyError
+from wallet.trusted_key.panel import EVENT_SECONDS, MENU_SECONDS, Effect, Panel, PanelBusyError
 from wallet.trusted_key.screen import COLUMNS, LINES, Button, Showing, laid_out
 
 pytestmark = pytest.mark.requirement("K4")
@@ -319,6 +319,28 @@ def test_events_wait_in_order_and_there_is_room_for_four(token: Board) -> None:
     answers = [token.talk.send(KeyIns.FETCH) for _ in range(4)]
     assert [answer.sw for answer in answers] == [0x910B, 0x910B, 0x910B, OK]
     assert [KeyEvent.decode(answer.data).details.number for answer in answers] == [1, 2, 3, 4]
+
+
+@pytest.mark.attack("D2")
+def test_what_the_user_began_is_forgotten_after_a_minute_but_for_lock(token: Board) -> None:
+    for presses in ([Button.DOWN], [Button.UP, Button.UP], [Button.DOWN, Button.DOWN]):
+        for button in (*presses, Button.OK):
+            token.panel.press(button)
+    token.clock.tick(EVENT_SECONDS - 0.1)
+    assert token.talk.send(KeyIns.RANDOM, p2=1).sw == 0x910B
+    token.clock.tick(0.1)
+    assert KeyEvent.decode(token.talk.good(KeyIns.FETCH)).details.kind is EventKind.LOCK
+    token.clock.tick(10 * EVENT_SECONDS)
+    assert token.talk.sw(KeyIns.FETCH) == StatusWord.CONDITIONS_NOT_SATISFIED
+
+
+def test_what_changes_nothing_is_no_new_frame(token: Board) -> None:
+    token.panel.press(Button.DOWN)
+    number = token.panel.frame.number
+    token.talk.select()
+    token.talk.good(KeyIns.CLEAR)
+    assert token.panel.frame.number == number
+    assert token.panel.press(Button.OK, number) is Effect.QUEUED
 
 
 def test_events_stay_when_a_session_ends(token: Board) -> None:

@@ -4,11 +4,13 @@
 
 A question stands until it is answered, its time is over or its session is; only `ok` and `cancel` that are pressed while it
 stands answer it, and each press answers one. The menu is the user's: `up` and `down` open it and move in it, `ok` queues an
-event for the trusted world, `cancel` closes it. The card and the control socket use it from threads of their own.
+event for the trusted world, `cancel` closes it. What nobody fetches in a minute is forgotten, since a press is meant for now; only
+"lock" waits until it is told. The card and the control socket use it from threads of their own.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -20,6 +22,7 @@ from protocol.key_commands import EventDetails, EventKind, KeyEvent, Reply
 from wallet.trusted_key.screen import COLUMNS, IDLE, LINES, Button, Frame, Showing, filled, laid_out
 
 MENU_SECONDS = 15.0
+EVENT_SECONDS = 60.0
 MAX_EVENTS = 4
 _MENU = (EventKind.READY_TO_PAY, EventKind.NEXT_CARD, EventKind.LOCK)
 _MAX_NUMBER = 0xFFFF
@@ -59,6 +62,12 @@ class _Menu:
     until: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    event: KeyEvent
+    until: float
+
+
 class Panel:
     """Screen and buttons; every method may be called from any thread."""
 
@@ -69,7 +78,7 @@ class Panel:
         self._text: tuple[str, ...] | None = None
         self._question: _Question | None = None
         self._menu: _Menu | None = None
-        self._events: deque[KeyEvent] = deque()
+        self._events: deque[_Begun] = deque()
         self._last_number = 0
         self._last_event = 0
         self._number = 0
@@ -103,32 +112,38 @@ class Panel:
         """Show a text until something else is shown; ValueError when it does not fit the screen whole."""
         lines = laid_out(text)
         with self._lock:
-            self._text = lines
-            self._number += 1
+            self._change(text=lines)
 
     def clear(self) -> None:
         """Take the text away."""
         with self._lock:
-            self._text = None
-            self._number += 1
+            self._change(text=None)
 
     def withdraw(self) -> None:
         """The session is over: its question and its text go, and no press answers for it any more."""
         with self._lock:
+            self._change(text=None)
+            if self._question is not None and self._question.reply is Reply.PENDING:
+                self._number += 1
             self._question = None
-            self._text = None
+
+    def _change(self, text: tuple[str, ...] | None) -> None:
+        if text != self._text:
+            self._text = text
             self._number += 1
 
     @property
     def pending(self) -> KeyEvent | None:
         """The oldest event that the user began and nobody fetched."""
         with self._lock:
-            return self._events[0] if self._events else None
+            self._expire()
+            return self._events[0].event if self._events else None
 
     def fetch(self) -> KeyEvent | None:
         """Return that event and forget it: it is delivered once."""
         with self._lock:
-            return self._events.popleft() if self._events else None
+            self._expire()
+            return self._events.popleft().event if self._events else None
 
     # --- what the user does
 
@@ -174,7 +189,8 @@ class Panel:
         if len(self._events) >= MAX_EVENTS:
             return Effect.NOTHING
         self._last_event = self._last_event % _MAX_EVENT_NUMBER + 1
-        self._events.append(KeyEvent(EventDetails(self._last_event, kind)))
+        until = math.inf if kind is EventKind.LOCK else self._clock() + EVENT_SECONDS
+        self._events.append(_Begun(KeyEvent(EventDetails(self._last_event, kind)), until))
         return Effect.QUEUED
 
     # --- what is seen
@@ -204,6 +220,8 @@ class Panel:
         if self._menu is not None and now >= self._menu.until:
             self._menu = None
             self._number += 1
+        if any(now >= begun.until for begun in self._events):
+            self._events = deque(begun for begun in self._events if now < begun.until)
 
 
 def _menu_lines(chosen: int) -> tuple[str, ...]:
