@@ -115,7 +115,11 @@ class Issuer:
         _require_signature(application.device_key, application.signature, application.signature_input())
         device = device_id(application.device_key)
         self._enrol(application, device, books)
-        issued = [self._credential(key, device, application.currency, books) for key in application.credential_keys]
+        backing = application.co_signing_keys or (b"",) * len(application.credential_keys)
+        issued = [
+            self._credential(key, co_signing_key, device, application.currency, books)
+            for key, co_signing_key in zip(application.credential_keys, backing, strict=True)
+        ]
         numbers = IssuedNumbers(tuple(CardNumber(row.number) for row in issued))
         digest = application.digest()
         sealed = envelope.seal(numbers.encode(), application.sealing_key, IssuedNumbers.info(digest))
@@ -141,11 +145,13 @@ class Issuer:
         elif known.currency != application.currency:
             raise IssuerRefusedError(RefusalReason.CURRENCY)
 
-    def _credential(self, key: bytes, device: bytes, currency: int, books: Books) -> CredentialRow:
+    def _credential(
+        self, key: bytes, co_signing_key: bytes, device: bytes, currency: int, books: Books
+    ) -> CredentialRow:
         """Return the stored credential of `key`, made now if there is none."""
         known = books.credential(key)
         if known is None:
-            certificate = self._credential_certificate(key, currency)
+            certificate = self._credential_certificate(key, co_signing_key, currency)
             number = _unused_number(books)
             known = CredentialRow(key, device, certificate.serial, number.digits, certificate.encode())
             books.add_credential(known)
@@ -153,7 +159,7 @@ class Issuer:
             raise IssuerRefusedError(RefusalReason.KEY_TAKEN)
         return known
 
-    def _credential_certificate(self, key: bytes, currency: int) -> CredentialCertificate:
+    def _credential_certificate(self, key: bytes, co_signing_key: bytes, currency: int) -> CredentialCertificate:
         ceiling = OFFLINE_CEILING_MAJOR * 10 ** Currency.of(currency).exponent
         unsigned = CredentialCertificate(
             os.urandom(SERIAL_LENGTH),
@@ -163,6 +169,7 @@ class Issuer:
             key,
             _UNSIGNED,
             ceiling,
+            co_signing_key,
         )
         return issue(unsigned, self._keys.issuer)
 

@@ -119,7 +119,8 @@ class Application(Wire):
     """A wallet applies for virtual cards: one for each credential key, numbers to be sealed to `sealing_key` (X25519).
 
     `locked_down` says whether the TEE runs with every protection the kernel offers; the device key signs it all.
-    Repeating an application brings the same certificates and numbers.
+    `co_signing_keys` are a Trusted Key's, one for each credential, or none. Repeating an application brings the same
+    certificates and numbers.
     """
 
     device_key: bytes
@@ -128,6 +129,7 @@ class Application(Wire):
     locked_down: int
     credential_keys: tuple[bytes, ...]
     signature: bytes
+    co_signing_keys: tuple[bytes, ...] = ()
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device_key" / Bytes(signing.POINT_LENGTH),
@@ -135,6 +137,7 @@ class Application(Wire):
         "currency" / NumericInt(4),
         "locked_down" / Byte,
         "credential_keys" / PrefixedArray(Byte, Bytes(signing.POINT_LENGTH)),
+        "co_signing_keys" / PrefixedArray(Byte, Bytes(signing.POINT_LENGTH)),
         "signature" / Bytes(signing.SIGNATURE_LENGTH),
     )
 
@@ -142,6 +145,9 @@ class Application(Wire):
         object.__setattr__(self, "credential_keys", tuple(self.credential_keys))
         if not 1 <= len(self.credential_keys) <= MAX_CREDENTIALS:
             raise ValueError(f"1 to {MAX_CREDENTIALS} credentials are applied for at once")
+        object.__setattr__(self, "co_signing_keys", tuple(self.co_signing_keys))
+        if len(self.co_signing_keys) not in (0, len(self.credential_keys)):
+            raise ValueError("a Trusted Key backs each credential of an application, or none")
 
     def signature_input(self) -> bytes:
         """Return what the device key signs."""

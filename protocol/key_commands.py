@@ -7,6 +7,7 @@ Class 80, project-defined, but for FETCH and the event that it returns, which ar
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -47,6 +48,8 @@ class KeyIns(IntEnum):
     LIST_KEYS = 0x3E
     DELETE_KEY = 0x40
     SIGN_RECEIPT = 0x42
+
+    PAIR = 0x60
 
     ASK = 0x70
     POLL = 0x72
@@ -460,6 +463,15 @@ class KeyFci(Wire):
 
     def __post_init__(self) -> None:
         _require_name(self.name)
+
+
+def pairing_code(key_certificate: bytes, host_certificate: bytes) -> str:
+    """Return the twelve digits that both sides of a pairing show: whoever stands between them cannot make them the same.
+
+    48 bits of SHA-256 over both certificates.
+    """
+    digest = hashlib.sha256(key_certificate + host_certificate).hexdigest()[:12].upper()
+    return f"{digest[:4]} {digest[4:8]} {digest[8:]}"
 
 
 def key_command(ins: KeyIns, body: Wire | bytes = b"", *, p1: int = 0, p2: int = 0, ne: int = SHORT_MAX_NE) -> Command:

@@ -26,6 +26,7 @@ from protocol.settlement import IssuerNonce, NonceRequest, Settlement, Standing
 from protocol.transport.issuer import IssuerLink
 from protocol.vouchers import Voucher
 from protocol.wire import Wire
+from wallet.key_line import KeyLine
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import (
     ApplyRequest,
@@ -35,6 +36,7 @@ from wallet.tee.contract import (
     LoadOrder,
     SettledView,
     StatementOrder,
+    TeeError,
     WalletView,
 )
 
@@ -42,6 +44,8 @@ AnyWire = TypeVar("AnyWire", bound=Wire)
 
 POOL_SIZE = 20
 REFILL_BELOW = 8
+KEY_POOL_SIZE = 4
+KEY_REFILL_BELOW = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,11 @@ class Synced:
 class Account:
     """The trusted world on one side, the issuer on the other."""
 
-    def __init__(self, tee: TeeSession, issuer: IssuerLink) -> None:
-        """Carry messages between `tee` and `issuer`."""
+    def __init__(self, tee: TeeSession, issuer: IssuerLink, key: KeyLine | None = None) -> None:
+        """Carry messages between `tee` and `issuer`; cards that the Trusted Key backs need the way to it by `key`."""
         self._tee = tee
         self._issuer = issuer
+        self._key = key or KeyLine()
 
     def view(self) -> WalletView:
         """Return what may be shown of the wallet."""
@@ -81,24 +86,35 @@ class Account:
         """Ask the issuer for its trust anchors and let the trusted world pin them."""
         self._tee.invoke_command(CommandId.PIN_ANCHORS, self._ask(AnchorsRequest(), Anchors))
 
-    def apply(self, currency: int, count: int = POOL_SIZE) -> WalletView:
-        """Apply for `count` virtual cards and store them."""
+    def apply(self, currency: int, count: int = POOL_SIZE, *, with_key: bool = False) -> WalletView:
+        """Apply for `count` virtual cards, backed by the Trusted Key or not, and store them."""
         self.pin_anchors()
-        return self._apply(currency, count)
+        return self._apply(currency, count, with_key=with_key)
 
-    def _apply(self, currency: int, count: int) -> WalletView:
-        application = self._tee.invoke_command(CommandId.APPLY, ApplyRequest(currency, count))
+    def _apply(self, currency: int, count: int, *, with_key: bool = False) -> WalletView:
+        order = ApplyRequest(currency, count, with_key)
+        application = self._key.converse(self._tee, CommandId.APPLY, order)
         answer = self._issuer.exchange(application)
         expect(answer, Issuance)
         return self._tee.invoke(CommandId.INSTALL, WalletView, Installation(application, answer))
 
     def refill(self) -> Synced:
         """Settle and apply for as many cards as are missing, if the pool runs low."""
-        view = self.view()
+        view = self._refill_backed(self.view())
         if not view.currency or view.locked or view.cards_left >= REFILL_BELOW:
             return Synced(view, Standing.GOOD, 0, ())
         settled = self.settle()
         return replace(settled, view=self._apply(view.currency, POOL_SIZE - view.cards_left))
+
+    def _refill_backed(self, view: WalletView) -> WalletView:
+        """Have enough cards that the Trusted Key backs, if there is one and it can be reached now."""
+        wants = view.currency and view.key and self._key.is_there and not view.locked
+        if not wants or view.key_cards_left >= KEY_REFILL_BELOW:
+            return view
+        try:
+            return self._apply(view.currency, KEY_POOL_SIZE - view.key_cards_left, with_key=True)
+        except TeeError:
+            return view
 
     def load(self, amount: Amount) -> Loaded:
         """Add money. A load that was paid for but never arrived comes first, and is all that this call brings then."""

@@ -59,6 +59,12 @@ dialog_option = click.option(
     metavar="UI",
     help="What only the trusted world draws on: pinentry or pinentry:PROGRAM on this terminal; scripted:FILE for tests.",
 )
+key_option = click.option(
+    "--key",
+    "key_link",
+    metavar="LINK",
+    help="Where the Trusted Key is (tap-key serve). Default: the Key of this --home, if there is one.",
+)
 issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
 
 
@@ -187,6 +193,7 @@ def sync(home: Home, as_json: bool, issuer: str | None) -> None:
     is_flag=True,
     help="Ask the user while the terminal waits, so that an answer in time needs no second tap.",
 )
+@key_option
 @click.option("--require-sandbox", is_flag=True, help="Refuse to start if the TEE cannot be locked down fully.")
 @issuer_option
 @trace_option
@@ -199,6 +206,7 @@ def serve(
     allow_scheme_names: bool,
     trusted_ui: str,
     one_tap: bool,
+    key_link: str | None,
     require_sandbox: bool,
     issuer: str | None,
     trace: bool,
@@ -223,7 +231,8 @@ def serve(
     url = link or home.link
     require_shared(url)
     tty, term = _terminal(trusted_ui)
-    options = PhoneOptions(_names(names), trusted_ui, require_sandbox, allow_scheme_names, tty, term, one_tap)
+    key = _key_link(home, key_link)
+    options = PhoneOptions(_names(names), trusted_ui, require_sandbox, allow_scheme_names, tty, term, one_tap, key)
     screen = CardScreen(url, as_json=as_json, shares_terminal=bool(tty))
     port = open_card_end(url)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -237,6 +246,10 @@ def serve(
     finally:
         port.close()
         screen.close()
+
+
+def _key_link(home: Home, given: str | None) -> str:
+    return given if given is not None else home.key_link if home.key.exists() else ""
 
 
 def _terminal(trusted_ui: str) -> tuple[str, str]:
@@ -296,11 +309,11 @@ def _agreed(session: TeeSession, command: CommandId, parameters: Wire | None = N
     return Agreed.decode(session.invoke_command(command, parameters, DIALOGS_SECONDS)).done
 
 
-def _report_done(done: bool, what: str, *, as_json: bool) -> int:
+def _report_done(done: bool, what: str, *, as_json: bool, yes: str = "set", no: str = "not changed") -> int:
     if as_json:
         print_json({"done": done})
     else:
-        click.echo(f"{what} is set." if done else f"{what} was not changed.")
+        click.echo(f"{what} is {yes}." if done else f"{what} was {no}.")
     return ExitCode.OK if done else ExitCode.FAILED
 
 
@@ -338,14 +351,47 @@ def phrase(home: Home, as_json: bool, trusted_ui: str) -> int:
 
 
 @cli.command()
+@click.option("--forget", is_flag=True, help="Forget the Key that is paired.")
+@key_option
+@dialog_option
+@issuer_option
+@common_options
+def pair(home: Home, as_json: bool, forget: bool, key_link: str | None, trusted_ui: str, issuer: str | None) -> int:
+    """Pair the wallet with a Trusted Key: both show the same code, and both want a yes.
+
+    Then payments above `tap-wallet limits --key` are agreed to on the Key, and signed by it too.
+    """
+    from protocol.transport.issuer import IssuerLink
+    from wallet.account import KEY_POOL_SIZE, Account
+    from wallet.key_line import KeyLine
+    from wallet.phone import DIALOGS_SECONDS
+    from wallet.tee.contract import Agreed, CommandId, WalletView
+
+    link = _key_link(home, key_link)
+    if not link and not forget:
+        raise UsageError("there is no Key in this --home; say where it is with --key LINK (tap-key serve shows it)")
+    with _trusted(home, trusted_ui) as session, KeyLine(link) as key:
+        if forget:
+            gone = _agreed(session, CommandId.FORGET_KEY)
+            return _report_done(gone, "The Key", as_json=as_json, yes="forgotten", no="not forgotten")
+        done = Agreed.decode(key.converse(session, CommandId.PAIR_KEY, timeout=DIALOGS_SECONDS)).done
+        view = session.invoke(CommandId.SHOW, WalletView)
+        if done and view.currency and not view.key_cards_left:
+            with IssuerLink(_issuer_option(home, issuer)) as link_to_issuer:
+                Account(session, link_to_issuer, key).apply(view.currency, KEY_POOL_SIZE, with_key=True)
+        return _report_done(done, "The Key", as_json=as_json, yes="paired", no="not paired")
+
+
+@cli.command()
 @click.argument("payment")
+@click.option("--key", "key", default="0", metavar="AMOUNT", help="Above this the Trusted Key is needed; 0 for never.")
 @click.option("--sum", "total", default="0", metavar="AMOUNT", help="Together since the last consent; 0 for no limit.")
 @click.option(
     "--count", default=0, type=click.IntRange(0, 2**31), help="Payments since the last consent; 0 for no limit."
 )
 @dialog_option
 @common_options
-def limits(home: Home, as_json: bool, payment: str, total: str, count: int, trusted_ui: str) -> int:
+def limits(home: Home, as_json: bool, payment: str, key: str, total: str, count: int, trusted_ui: str) -> int:
     """Let payments up to PAYMENT through without asking. The trusted UI asks whether that is your wish."""
     from wallet.tee.contract import CommandId, NewLimits, WalletView
 
@@ -354,7 +400,8 @@ def limits(home: Home, as_json: bool, payment: str, total: str, count: int, trus
         if not currency:
             raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
         code = Currency.of(currency).code
-        wanted = NewLimits(Amount.parse(payment, code).minor, Amount.parse(total, code).minor, count)
+        each, together, with_key = (Amount.parse(one, code).minor for one in (payment, total, key))
+        wanted = NewLimits(each, together, count, with_key)
         return _report_done(_agreed(session, CommandId.CHANGE_LIMITS, wanted), "The limit", as_json=as_json)
 
 

@@ -25,6 +25,7 @@ class Step(StrEnum):
     TERMINAL_REFUSED = "terminal refused"
     TAP_ENDED = "tap ended"
     ASKING = "asking"
+    KEY = "key"
     CONSENT = "consent"
 
 

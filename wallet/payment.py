@@ -18,6 +18,7 @@ from protocol.status import StatusWord
 from wallet.card import StatusWordError
 from wallet.environment.launcher import ANSWER_SECONDS, TrustedWorldRefusedError
 from wallet.events import Event, Step
+from wallet.key_line import KeyLine
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import BegunTap, CardRequest, ChannelAnswer, ChannelRequest, CommandId, TeeError, TeeResult
 
@@ -41,12 +42,19 @@ class PaymentClient:
     """One payment application by name, in front of the trusted application."""
 
     def __init__(
-        self, name: bytes, tee: TeeSession, events: SimpleQueue[Event | None], patience: float = ANSWER_SECONDS
+        self,
+        name: bytes,
+        tee: TeeSession,
+        events: SimpleQueue[Event | None],
+        key: KeyLine | None = None,
+        patience: float = ANSWER_SECONDS,
     ) -> None:
-        """Answer to `name`; tell what happens to `events`. `patience` is how many seconds a payment may take the trusted
-        world: long where it asks its user within the tap.
+        """Answer to `name`; tell what happens to `events`; `key` is the way to the Trusted Key.
+
+        `patience` is how many seconds a payment may take the trusted world: long where it asks its user within the tap.
         """
         self._patience = patience
+        self._key = key or KeyLine()
         self.name = name
         self._tee = tee
         self._events = events
@@ -127,7 +135,7 @@ class PaymentClient:
             raise StatusWordError(StatusWord.CONDITIONS_NOT_SATISFIED)
         self._stage = Stage.ENDED  # whatever goes wrong in the trusted world ends the session
         request = ChannelRequest(command.unchained_header, command.data)
-        answer = ChannelAnswer.decode(self._tee.invoke_command(CommandId.CHANNEL, request, self._patience))
+        answer = ChannelAnswer.decode(self._key.converse(self._tee, CommandId.CHANNEL, request, self._patience))
         self._stage = Stage.IN_CHANNEL
         self._events.put(_told(command, answer))
         return Response(answer.body, StatusWord.OK)

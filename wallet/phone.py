@@ -21,17 +21,19 @@ from protocol.transport.issuer import IssuerLink
 from wallet.account import Account
 from wallet.card import Card
 from wallet.directory import Directory
-from wallet.environment.launcher import ANSWER_SECONDS, Start
+from wallet.environment.launcher import ANSWER_SECONDS, Start, TrustedWorldRefusedError
 from wallet.events import Event, Step
 from wallet.history import History, HistoryFailedError
+from wallet.key_line import KeyLine
 from wallet.payment import PaymentClient
 from wallet.tee.client import TeeSession
-from wallet.tee.contract import CommandId, Consent, WalletView
+from wallet.tee.contract import CommandId, Consent, FromKey, TeeError, WalletView
 
 _log = logging.getLogger(__name__)
 CONSENT_SECONDS = 90.0
 DIALOGS_SECONDS = 600.0  # several dialogs, one after the other
 QUIET_SECONDS = 0.05
+KEY_LOOK_SECONDS = 1.0
 DEVICE_FOLDER = "device"
 STORAGE_FOLDER = "tee"
 
@@ -43,7 +45,7 @@ class PhoneOptions:
     """How a wallet behaves: its application names, its trusted UI, whether it insists on its sandbox.
 
     `tty` and `term` are the terminal that a pinentry appears on, and its type. `one_tap` asks the user while the terminal
-    waits, instead of sending it away until the user has agreed.
+    waits, instead of sending it away until the user has agreed. `key_link` is where the Trusted Key is, empty for none.
     """
 
     names: tuple[bytes, ...] = (DEFAULT_NAME,)
@@ -53,6 +55,7 @@ class PhoneOptions:
     tty: str = ""
     term: str = "dumb"
     one_tap: bool = False
+    key_link: str = ""
 
 
 def start_of(folder: Path, options: PhoneOptions) -> Start:
@@ -82,9 +85,10 @@ class Phone(Closing):
         self._wants_consent: Event | None = None
         self.history = History(folder)
         self.tee = TeeSession(start_of(folder, options))
+        self.key = KeyLine(options.key_link)
         patience = CONSENT_SECONDS if options.one_tap else ANSWER_SECONDS
         clients: Sequence[PaymentClient] = [
-            PaymentClient(name, self.tee, self.events, patience) for name in options.names
+            PaymentClient(name, self.tee, self.events, self.key, patience) for name in options.names
         ]
         self.card = Card([*clients, Directory(options.names)], allow_schemes=options.allow_schemes)
         self.history.keep_view(self.view())
@@ -106,11 +110,27 @@ class Phone(Closing):
 
     def _next_events(self) -> list[Event | None]:
         """Wait for events until the tap is over or nothing comes for a while: showing them must not slow the tap."""
-        events = [self.events.get()]
+        events = [self._first_event()]
         with contextlib.suppress(Empty):
             while (last := events[-1]) is not None and last.step is not Step.TAP_ENDED:
                 events.append(self.events.get(timeout=QUIET_SECONDS))
         return events
+
+    def _first_event(self) -> Event | None:
+        """Wait for an event, and look now and then what the user began on the Key."""
+        while True:
+            try:
+                return self.events.get(timeout=KEY_LOOK_SECONDS if self.key.is_there else None)
+            except Empty:
+                if begun := self._begun_on_key():
+                    return begun
+
+    def _begun_on_key(self) -> Event | None:
+        try:
+            words = FromKey.decode(self.key.converse(self.tee, CommandId.FETCH_FROM_KEY)).words
+        except (TeeError, TrustedWorldRefusedError):
+            return None  # the Key is not there, or none is paired
+        return Event(Step.KEY, f"begun on the Key: {words}", view=self.view()) if words else None
 
     def _handle(self, event: Event) -> None:
         try:
@@ -142,14 +162,14 @@ class Phone(Closing):
         if event is None:
             return
         self._tell(Event(Step.ASKING, "the trusted world asks its user", event.merchant, event.terminal_id))
-        data = self.tee.invoke_command(CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
+        data = self.key.converse(self.tee, CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
         granted = Consent.decode(data).granted
         text = "user agreed: tap again within a minute" if granted else "user did not agree"
         self._tell(Event(Step.CONSENT, text, event.merchant, event.terminal_id, event.amount, event.currency))
 
     def _refill(self) -> WalletView:
         with IssuerLink(self._issuer_url) as issuer:
-            refilled = Account(self.tee, issuer).refill()  # starts the issuer only when the pool runs low
+            refilled = Account(self.tee, issuer, self.key).refill()  # starts the issuer only when the pool runs low
         for debit in refilled.decided:
             self.history.decide(debit.reference, debit.outcome)
         self.history.keep_view(refilled.view)
@@ -158,6 +178,7 @@ class Phone(Closing):
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""
         self.events.put(None)
+        self.key.close()
         self._housekeeping.join()
         self.tee.close()
         self.history.close()

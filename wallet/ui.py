@@ -20,7 +20,7 @@ from wallet.history import Entry
 from wallet.tee.contract import NO_PIN, Report, WalletView
 
 LABEL = "TapLab"
-_TOLD = (Step.DEBITED, Step.TERMINAL_REFUSED, Step.ASKING, Step.CONSENT)
+_TOLD = (Step.DEBITED, Step.TERMINAL_REFUSED, Step.ASKING, Step.CONSENT, Step.KEY)
 
 
 def amount_of(minor: int | None, currency: int) -> str:
@@ -42,6 +42,10 @@ def view_as_json(view: WalletView) -> dict[str, Any]:
         "sum_limit": _limit(view.sum_limit, view.currency),
         "count_limit": view.count_limit or None,
         "pin_tries": None if view.pin_tries == NO_PIN else view.pin_tries,
+        "key": view.key.hex() or None,
+        "key_limit": _limit(view.key_limit, view.currency),
+        "key_cards_left": view.key_cards_left,
+        "held": view.held,
     }
 
 
@@ -71,6 +75,11 @@ def view_as_text(view: WalletView) -> str:
         lines.append(
             f"PIN      {f'{view.pin_tries} tries left' if view.pin_tries else 'BLOCKED: tap-wallet pin --unblock'}"
         )
+    if view.key:
+        above = f"; above {amount_of(view.key_limit, view.currency)} it is needed" if view.key_limit else ""
+        lines.append(f"Key      {view.key.hex()}, {view.key_cards_left} cards{above}")
+    if view.held:
+        lines.append("HELD     locked at the Key; choose “Ready to pay” there")
     return "\n".join(lines)
 
 

@@ -30,6 +30,7 @@ from tests.attacks.stage import EURO, Stage
 from tests.end_to_end.parties import ToldLaboratory, link_to
 from tests.end_to_end.soft_wallet import SoftWallet
 from tests.wallet.near_wallet import NearSession, NearTrustedWorld
+from wallet.key_line import KeyLine
 from wallet.tee.contract import BegunTap, CardRequest, ChannelAnswer, ChannelRequest, CommandId
 from wallet.tee.state import signer
 
@@ -184,7 +185,7 @@ class DishonestClient:
             request = CardRequest(self.transcript, command.p1, command.p2, command.data)
             return self.tee.invoke_command(CommandId.GET_VIRTUAL_CARD, request)
         request_in_channel = ChannelRequest(command.unchained_header, command.data)
-        return self.tee.invoke(CommandId.CHANNEL, ChannelAnswer, request_in_channel).body
+        return ChannelAnswer.decode(KeyLine().converse(self.tee, CommandId.CHANNEL, request_in_channel)).body
 
     def deactivate(self) -> None:
         pass

@@ -139,7 +139,7 @@ def test_application_is_for_1_to_64_credentials(count: int) -> None:
 
 
 def test_application_for_no_credential_is_refused_on_the_wire() -> None:
-    encoded = _KEY.public + bytes(32) + bytes.fromhex("0978 01 00") + _SIGNATURE
+    encoded = _KEY.public + bytes(32) + bytes.fromhex("0978 01 00 00") + _SIGNATURE
     with pytest.raises(DecodeError, match="1 to 64"):
         Application.decode(encoded)
 

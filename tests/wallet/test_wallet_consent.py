@@ -30,10 +30,12 @@ from protocol.transport.issuer import IssuerLink
 from tests.wallet.shop import Shop
 from wallet.environment.launcher import TrustedWorldRefusedError
 from wallet.history import History
+from wallet.key_line import KeyLine
 from wallet.phone import PhoneOptions, start_of
 from wallet.tee.client import TeeSession
 from wallet.tee.consent import VALID_SECONDS, Consents
-from wallet.tee.contract import Agreed, ApplyRequest, CommandId, Consent, Nothing, TeeError, TeeResult, WalletView
+from wallet.tee.contract import Agreed, ApplyRequest, CommandId, Consent, TeeError, TeeResult, WalletView
+from wallet.tee.key_agent import Talk
 from wallet.tee.trusted_ui import NoUi, PaymentPrompt, ScriptedUi, Shown, open_ui
 
 _EUR, _USD = 978, 840
@@ -77,6 +79,13 @@ class Clock:
         return self.now
 
 
+def finished(talk: Talk[bool]) -> bool:
+    """What comes of a talk that says nothing to a Key."""
+    with pytest.raises(StopIteration) as ended:
+        next(talk)
+    return bool(ended.value.value)
+
+
 @pytest.fixture
 def person() -> Person:
     return Person()
@@ -95,7 +104,7 @@ def consents(person: Person, clock: Clock) -> Consents:
 @pytest.fixture
 def granted(consents: Consents) -> Consents:
     consents.want(_TERMINAL, _DEBIT)
-    assert consents.ask()
+    assert finished(consents.ask())
     return consents
 
 
@@ -106,12 +115,12 @@ def test_nothing_is_granted_before_anybody_agreed(consents: Consents) -> None:
 
 
 def test_nobody_is_asked_when_nothing_waits(consents: Consents, person: Person) -> None:
-    assert not consents.ask()
+    assert not finished(consents.ask())
     assert person.shown == []
 
 
 def test_a_payment_is_asked_for_once(granted: Consents, person: Person) -> None:
-    assert not granted.ask()
+    assert not finished(granted.ask())
     assert len(person.shown) == 1
     assert granted.covers(_TERMINAL, _DEBIT)
 
@@ -124,7 +133,7 @@ def test_the_prompt_shows_merchant_amount_and_currency(granted: Consents, person
 def test_a_refusal_grants_nothing_and_ends_what_was_granted(granted: Consents, person: Person) -> None:
     person.agrees = False
     granted.want(_TERMINAL, replace(_DEBIT, amount=70_00))
-    assert not granted.ask()
+    assert not finished(granted.ask())
     assert not granted.covers(_TERMINAL, _DEBIT)
 
 
@@ -174,7 +183,7 @@ def test_the_minute_begins_with_the_answer_not_with_the_question(clock: Clock) -
 
     consents = Consents(Slow(), clock)
     consents.want(_TERMINAL, _DEBIT)
-    assert consents.ask()
+    assert finished(consents.ask())
     clock.now += 55
     assert consents.covers(_TERMINAL, _DEBIT)
 
@@ -182,7 +191,7 @@ def test_the_minute_begins_with_the_answer_not_with_the_question(clock: Clock) -
 def test_a_newer_payment_takes_the_place_of_one_that_waits(consents: Consents, person: Person) -> None:
     consents.want(_TERMINAL, _DEBIT)
     consents.want(_OTHER_TERMINAL, replace(_DEBIT, amount=70_00))
-    assert consents.ask()
+    assert finished(consents.ask())
     assert [one.text for one in person.shown] == ["Pay 70.00 EUR to Corner Bakery?"]
     assert not consents.covers(_TERMINAL, _DEBIT)
 
@@ -193,7 +202,7 @@ def test_a_newer_payment_takes_the_place_of_one_that_waits(consents: Consents, p
 def test_no_surface_agrees_to_nothing() -> None:
     consents = Consents(NoUi())
     consents.want(_TERMINAL, _DEBIT)
-    assert not consents.ask()
+    assert not finished(consents.ask())
 
 
 def test_a_script_answers_in_order_and_cancels_when_it_is_used_up(tmp_path: Path) -> None:
@@ -312,7 +321,7 @@ def test_the_contract_has_no_command_that_gives_consent(home: Home) -> None:
             with pytest.raises(TeeError) as refused:
                 session.invoke_command(CommandId.ASK_CONSENT, payload)
             assert refused.value.result is TeeResult.BAD_FORMAT
-        assert session.invoke(CommandId.ASK_CONSENT, Consent, Nothing()) == Consent(granted=False)
+        assert Consent.decode(KeyLine().converse(session, CommandId.ASK_CONSENT)) == Consent(granted=False)
         for command in (CommandId.CHANGE_PIN, CommandId.CHOOSE_PHRASE):  # what is typed comes from the surface alone
             with pytest.raises(TeeError) as refused:
                 session.invoke_command(command, ApplyRequest(_EUR, 1))

@@ -33,6 +33,7 @@ from wallet.tee.contract import (
     ApplyRequest,
     BegunTap,
     CommandId,
+    Dialogue,
     LoadOrder,
     Nothing,
     Origin,
@@ -169,7 +170,7 @@ def test_what_is_no_message_is_never_answered_and_ends_the_process(new_tee: RawT
 def _applied_keys(tee: RawTee) -> tuple[bytes, ...]:
     answer, data = tee.invoke(CommandId.APPLY, ApplyRequest(EUR, 5).encode())
     assert answer.result == TeeResult.SUCCESS
-    application = decode_message(data)
+    application = decode_message(Dialogue.decode(data).answer)
     assert isinstance(application, Application)
     return application.credential_keys
 
@@ -233,7 +234,7 @@ def test_an_answer_is_no_request(tee: RawTee) -> None:
 
 
 @pytest.mark.attack("I4")
-@pytest.mark.parametrize("command", [0, 9, 12, 19, 30, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("command", [0, 15, 19, 30, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_an_unknown_command_is_not_supported(tee: RawTee, command: int) -> None:
     answer, _ = tee.invoke(command)
     assert (answer.result, answer.origin) == (TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP)

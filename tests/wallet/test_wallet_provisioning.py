@@ -35,6 +35,7 @@ from protocol.transport.issuer import IssuerLink
 from protocol.vouchers import LoadRequest, Voucher
 from protocol.wire import Wire
 from wallet.account import Account
+from wallet.key_line import KeyLine
 from wallet.phone import PhoneOptions, start_of
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import ApplyRequest, CommandId, Installation, LoadOrder, TeeError, TeeResult, WalletView
@@ -79,7 +80,7 @@ class Wallet:
         self.tee.invoke_command(CommandId.PIN_ANCHORS, expect(issuer.handle(encode_message(AnchorsRequest())), Anchors))
 
     def apply(self, count: int = 3, currency: int = _EUR) -> bytes:
-        return self.tee.invoke_command(CommandId.APPLY, ApplyRequest(currency, count))
+        return KeyLine().converse(self.tee, CommandId.APPLY, ApplyRequest(currency, count))
 
     def install(self, application: bytes, issuance: bytes) -> WalletView:
         return self.tee.invoke(CommandId.INSTALL, WalletView, Installation(application, issuance))

@@ -20,6 +20,7 @@ from lab.fixtures import Laboratory
 from protocol.issuing import Application, decode_message
 from protocol.vouchers import device_id
 from wallet.environment.launcher import HardwareEnvironment, TrustedWorldRefusedError
+from wallet.key_line import KeyLine
 from wallet.phone import PhoneOptions, start_of
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import ApplyRequest, CommandId, Report
@@ -251,7 +252,7 @@ def _enrolled_as_locked_down(laboratory: Laboratory, wallet: Path) -> bool:
     for folder in ("device", "tee"):
         (wallet / folder).mkdir()
     session = TeeSession(start_of(wallet, PhoneOptions()))
-    application = session.invoke_command(CommandId.APPLY, ApplyRequest(978, 1))
+    application = KeyLine().converse(session, CommandId.APPLY, ApplyRequest(978, 1))
     session.close()
     issuer, register = Issuer(laboratory.home.issuer), Register(laboratory.home.issuer)
     issuer.handle(application)

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -48,7 +48,7 @@ from wallet.environment.shared_memory import REGION
 from wallet.phone import PhoneOptions
 from wallet.tee import encryption_module, signature_module
 from wallet.tee.client import TeeSession
-from wallet.tee.contract import Agreed, CommandId, Consent, NewLimits, Report
+from wallet.tee.contract import Agreed, CommandId, Dialogue, KeyAnswer, NewLimits, Report, TeeError
 from wallet.tee.pin import PIN, Pin
 from wallet.tee.state import ANCHORS, CREDENTIAL, DEVICE, PHRASE, PURSE, Credential, Device
 from wallet.tee.storage import SealedStorage
@@ -130,7 +130,7 @@ def _live(laboratory: Laboratory) -> list[tuple[Command, Response]]:
     assert laboratory.terminal.charge(Amount.parse("12.50", "EUR"), link).approved
     _use_trusted_ui(laboratory)
     laboratory.charge("60.00")
-    tee.invoke(CommandId.ASK_CONSENT, Consent)
+    tee.invoke(CommandId.ASK_CONSENT, Dialogue)
     tee.invoke(CommandId.REPORT, Report)
     tee.invoke_command(CommandId.END_TAP)
     return link.said
@@ -142,6 +142,9 @@ def _use_trusted_ui(laboratory: Laboratory) -> None:
     assert tee.invoke(CommandId.CHANGE_PIN, Agreed).done
     assert tee.invoke(CommandId.CHOOSE_PHRASE, Agreed).done
     assert Agreed.decode(tee.invoke_command(CommandId.CHANGE_LIMITS, NewLimits(50_00, 300_00, 9))).done
+    for command in (CommandId.PAIR_KEY, CommandId.KEY_ANSWER, CommandId.FETCH_FROM_KEY, CommandId.FORGET_KEY):
+        with suppress(TeeError):  # there is no Key here: tests/trusted_key has wallets with one
+            tee.invoke_command(command, KeyAnswer(1, b"") if command is CommandId.KEY_ANSWER else None)
     with closing(Register(laboratory.home.issuer)) as register:
         register.allow_unblocking(laboratory.phone.view().device.hex())
     with IssuerLink(laboratory.home.issuer_url) as issuer:
@@ -152,7 +155,7 @@ def _use_trusted_ui(laboratory: Laboratory) -> None:
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     border = Border()
     script = tmp_path_factory.mktemp("surface") / "script"
-    script.write_text("\n".join(f"type {one}" for one in (_PIN, _PIN, _PIN, _PHRASE, _PIN, _PIN)))
+    script.write_text("\n".join(f"type {one}" for one in (_PIN, _PIN, _PIN, _PHRASE, _PIN, _PIN, _PIN, _PIN)))
     send = message.send
 
     def send_and_note(descriptor: int, one: Message) -> None:

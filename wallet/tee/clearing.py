@@ -24,13 +24,14 @@ from protocol.settlement import (
     Statement,
 )
 from wallet.tee.contract import REFERENCE_LENGTH, Origin, TeeError, TeeResult
+from wallet.tee.key_agent import KEPT_AT_REISSUE as KEY_KEPT_AT_REISSUE
 from wallet.tee.pin import PIN
 from wallet.tee.state import ANCHORS, BLOCK_LIST, DEVICE, LIMITS, PHRASE, PURSE, Purse, Transaction, signer
 from wallet.tee.storage import SealedStorage
 from wallet.tee.transactions import TransactionBook
 from wallet.tee.vault import Vault
 
-_KEPT_AT_REISSUE = (DEVICE, ANCHORS, BLOCK_LIST, LIMITS, PHRASE, PIN)
+_KEPT_AT_REISSUE = (DEVICE, ANCHORS, BLOCK_LIST, LIMITS, PHRASE, PIN, *KEY_KEPT_AT_REISSUE)
 
 
 @dataclass(frozen=True, slots=True)

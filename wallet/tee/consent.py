@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from protocol.certificate import TerminalCertificate
 from protocol.messages import Debit, certificate_hash
 from protocol.money import Amount, Currency
+from wallet.tee.key_agent import KeyAgent, Talk
 from wallet.tee.pin import Pins
 from wallet.tee.trusted_ui import PaymentPrompt, TrustedUi
 
@@ -26,54 +28,94 @@ class Consents:
         ui: TrustedUi,
         clock: Callable[[], float] = time.monotonic,
         pins: Pins | None = None,
+        key: KeyAgent | None = None,
         *,
         at_once: bool = False,
     ) -> None:
-        """Ask on `ui`, for the PIN where `pins` has one; `clock` counts seconds.
+        """Ask on `ui`, for the PIN where `pins` has one, or at the Key by `key`; `clock` counts seconds.
 
         `at_once` asks within the tap, while the terminal waits.
         """
         self._ui = ui
         self._pins = pins
+        self._key = key
         self.at_once = at_once
         self._clock = clock
-        self._asking: tuple[_Bound, PaymentPrompt] | None = None
-        self._granted: tuple[_Bound, float] | None = None
+        self._asking: _Asking | None = None
+        self._granted: _Granted | None = None
 
-    def want(self, terminal: TerminalCertificate, debit: Debit) -> None:
-        """Remember what to ask the user; a newer payment takes the place of an older one."""
-        amount = Amount(debit.amount, Currency.of(debit.currency))
-        prompt = PaymentPrompt(terminal.merchant.name, terminal.terminal_id, amount)
-        self._asking = (_bound(terminal, debit), prompt)
+    def want(self, terminal: TerminalCertificate, debit: Debit, *, by_key: bool = False) -> None:
+        """Remember what to ask the user, on the trusted UI or `by_key`; a newer payment takes the place of an older one."""
+        self._asking = _Asking(terminal, debit, by_key)
 
-    def ask(self) -> bool:
+    def ask(self) -> Talk[bool]:
         """Ask the user about what waits, if anything does, and return whether it was granted."""
         asking, self._asking = self._asking, None
         if asking is None:
             return False
-        bound, prompt = asking
-        agreed = self._pins.enter(prompt) if self._pins and self._pins.is_set else self._ui.confirm(prompt)
-        self._granted = (bound, self._clock() + VALID_SECONDS) if agreed else None
+        if asking.by_key:
+            agreed = self._key is not None and (yield from self._key.ask_for(asking.terminal, asking.debit))
+        else:
+            agreed = self._ask_here(asking.prompt)
+        until = self._clock() + VALID_SECONDS
+        self._granted = _Granted(asking.bound, until, asking.by_key) if agreed else None
         return agreed
 
+    def _ask_here(self, prompt: PaymentPrompt) -> bool:
+        return self._pins.enter(prompt) if self._pins and self._pins.is_set else self._ui.confirm(prompt)
+
     def ask_at_once(self, terminal: TerminalCertificate, debit: Debit) -> bool:
-        """Ask the user while the terminal waits, if this wallet does so, and return whether it was granted."""
+        """Ask on the trusted UI while the terminal waits, if this wallet does so, and return whether it was granted."""
         if not self.at_once:
             return False
-        self.want(terminal, debit)
-        return self.ask()
+        asking = _Asking(terminal, debit, by_key=False)
+        agreed = self._ask_here(asking.prompt)
+        self._granted = _Granted(asking.bound, self._clock() + VALID_SECONDS, by_key=False) if agreed else None
+        return agreed
 
     def covers(self, terminal: TerminalCertificate, debit: Debit) -> bool:
         """Tell whether the user agreed to exactly this payment and the minute is not over."""
-        if self._granted is None:
+        granted = self._granted
+        return granted is not None and granted.bound == _bound(terminal, debit) and self._clock() <= granted.until
+
+    def waits_for_key(self, terminal: TerminalCertificate) -> bool:
+        """Tell whether the user agreed on the Key to pay this terminal: the next card shown to it is one that the Key backs."""
+        granted = self._granted
+        if granted is None or not granted.by_key or self._clock() > granted.until:
             return False
-        bound, until = self._granted
-        return bound == _bound(terminal, debit) and self._clock() <= until
+        return granted.bound[0] == certificate_hash(terminal)
 
     def use(self, terminal: TerminalCertificate, debit: Debit) -> None:
         """Spend the consent, if it covers this payment."""
-        if self._granted is not None and self._granted[0] == _bound(terminal, debit):
+        if self._granted is not None and self._granted.bound == _bound(terminal, debit):
             self._granted = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """A payment that the user is to be asked about, and where."""
+
+    terminal: TerminalCertificate
+    debit: Debit
+    by_key: bool
+
+    @property
+    def bound(self) -> _Bound:
+        return _bound(self.terminal, self.debit)
+
+    @property
+    def prompt(self) -> PaymentPrompt:
+        amount = Amount(self.debit.amount, Currency.of(self.debit.currency))
+        return PaymentPrompt(self.terminal.merchant.name, self.terminal.terminal_id, amount)
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """What the user agreed to, until when (seconds of the clock), and where."""
+
+    bound: _Bound
+    until: float
+    by_key: bool
 
 
 def _bound(terminal: TerminalCertificate, debit: Debit) -> _Bound:

@@ -95,8 +95,12 @@ class CommandId(IntEnum):
     CHANGE_PIN = 6
     CHOOSE_PHRASE = 7
     CHANGE_LIMITS = 8
+    PAIR_KEY = 9
     SHOW = 10
     REPORT = 11
+    FORGET_KEY = 12
+    KEY_ANSWER = 13
+    FETCH_FROM_KEY = 14
     PIN_ANCHORS = 20
     APPLY = 21
     INSTALL = 22
@@ -191,20 +195,63 @@ class Consent(Wire):
 
 
 @dataclass(frozen=True, slots=True)
+class Dialogue(Wire):
+    """What a command answers that may need the Trusted Key: an APDU to send to it, or the answer itself.
+
+    The APDU is to be sent `pause_ms` milliseconds from now, and what comes back is given to KEY_ANSWER, with the number of
+    this `talk`; it answers a Dialogue too. Talks are carried one after the other. The channel is the trusted world's: nothing
+    in these bytes is for the client application.
+    """
+
+    talk: int
+    pause_ms: int
+    apdu: bytes
+    answer: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
+        "talk" / Int32ub, "pause_ms" / Int16ub, "apdu" / Prefixed(Int32ub, GreedyBytes), "answer" / GreedyBytes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAnswer(Wire):
+    """KEY_ANSWER takes: the Key's answer to the APDU of a Dialogue, empty when the Key cannot be reached."""
+
+    talk: int
+    apdu: bytes
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("talk" / Int32ub, "apdu" / GreedyBytes)
+
+
+@dataclass(frozen=True, slots=True)
+class FromKey(Wire):
+    """FETCH_FROM_KEY answers: what the user began on the Key, in words, empty for nothing; what came of it is done."""
+
+    words: str
+
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("words" / PascalString(Byte, "utf8"))
+
+
+@dataclass(frozen=True, slots=True)
 class NewLimits(Wire):
     """CHANGE_LIMITS takes: what may go through without asking, in minor units: one payment, their sum and their number
-    since the last consent (0 for no limit of that kind). The trusted UI asks for the user's agreement."""
+    since the last consent (0 for no limit of that kind); and above what a payment needs the Trusted Key (0 for never). The
+    trusted UI asks for the user's agreement.
+    """
 
     payment: int
     sum: int
     count: int
+    key: int = 0
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("payment" / Int64ub, "sum" / Int64ub, "count" / Int32ub)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
+        "payment" / Int64ub, "sum" / Int64ub, "count" / Int32ub, "key" / Int64ub
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Agreed(Wire):
-    """CHANGE_PIN, CHOOSE_PHRASE and CHANGE_LIMITS answer: whether the user did it on the trusted UI; nothing of it."""
+    """CHANGE_PIN, CHOOSE_PHRASE, CHANGE_LIMITS and PAIR_KEY answer: whether the user did it; nothing of it."""
 
     done: bool
 
@@ -215,7 +262,9 @@ class Agreed(Wire):
 class WalletView(Wire):
     """SHOW and LOAD answer: what the client application keeps a copy of. `masked_number` is that of the next card.
 
-    `pin_tries` is how many are left, NO_PIN where there is none.
+    `pin_tries` is how many are left, NO_PIN where there is none. `key` names the Trusted Key that is paired, empty without
+    one; `key_cards_left` counts the cards that it backs, which are not among `cards_left`. `held` says that the user locked
+    the wallet at the Key.
     """
 
     device: bytes
@@ -229,6 +278,10 @@ class WalletView(Wire):
     sum_limit: int = 0
     count_limit: int = 0
     pin_tries: int = NO_PIN
+    key_limit: int = 0
+    key: bytes = b""
+    key_cards_left: int = 0
+    held: bool = False
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Prefixed(Byte, GreedyBytes),
@@ -242,6 +295,10 @@ class WalletView(Wire):
         "sum_limit" / Int64ub,
         "count_limit" / Int32ub,
         "pin_tries" / Byte,
+        "key_limit" / Int64ub,
+        "key" / Prefixed(Byte, GreedyBytes),
+        "key_cards_left" / Int16ub,
+        "held" / Flag,
     )
 
 
@@ -272,8 +329,9 @@ class ApplyRequest(Wire):
 
     currency: int
     count: int
+    with_key: bool = False
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("currency" / Int16ub, "count" / Byte)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("currency" / Int16ub, "count" / Byte, "with_key" / Flag)
 
 
 @dataclass(frozen=True, slots=True)

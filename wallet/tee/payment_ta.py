@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from protocol import tally
 from protocol.issuing import Anchors, Application, BlockList, Issuance, Unblocking, decode_message, encode_message
+from protocol.key_commands import EventKind
 from protocol.settlement import Settlement
 from protocol.vouchers import Voucher
 from protocol.wire import Wire
@@ -26,7 +27,10 @@ from wallet.tee.contract import (
     CommandId,
     Consent,
     DecidedDebit,
+    Dialogue,
+    FromKey,
     Installation,
+    KeyAnswer,
     LoadOrder,
     NewLimits,
     Nothing,
@@ -38,6 +42,7 @@ from wallet.tee.contract import (
     TeeResult,
     WalletView,
 )
+from wallet.tee.key_agent import KeyAgent, Talk, slot_name
 from wallet.tee.phrase import PhrasedUi
 from wallet.tee.pin import Pins
 from wallet.tee.state import Limits
@@ -55,6 +60,17 @@ class _Entry:
 
     takes: type[Wire]
     handle: Callable[..., bytes]
+
+
+_MAX_TALKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Talking:
+    """Something that is being said to the Key; `in_tap` while a terminal waits for what comes of it."""
+
+    talk: Talk[bytes]
+    in_tap: bool = False
 
 
 class PaymentApplication:
@@ -80,10 +96,13 @@ class PaymentApplication:
         self._clearing = Clearing(storage, self._vault, self._book)
         self._ui = PhrasedUi(ui, storage)
         self._pins = Pins(storage, self._ui)
-        self._consents = Consents(self._ui, pins=self._pins, at_once=at_once)
+        self._key = KeyAgent(storage, self._ui, self._vault.now)
+        self._consents = Consents(self._ui, pins=self._pins, key=self._key, at_once=at_once)
         self._unblocking = Unblock(self._vault, self._pins)
         self._lockdown = lockdown
         self._tap: Tap | None = None
+        self._talks: dict[int, _Talking] = {}
+        self._last_talk = 0
         self._entries: dict[int, _Entry] = {
             CommandId.BEGIN_TAP: _Entry(Nothing, self._begin_tap),
             CommandId.GET_VIRTUAL_CARD: _Entry(CardRequest, self._get_virtual_card),
@@ -93,6 +112,10 @@ class PaymentApplication:
             CommandId.CHANGE_PIN: _Entry(Nothing, self._change_pin),
             CommandId.CHOOSE_PHRASE: _Entry(Nothing, self._choose_phrase),
             CommandId.CHANGE_LIMITS: _Entry(NewLimits, self._change_limits),
+            CommandId.PAIR_KEY: _Entry(Nothing, self._pair_key),
+            CommandId.FORGET_KEY: _Entry(Nothing, self._forget_key),
+            CommandId.FETCH_FROM_KEY: _Entry(Nothing, self._fetch_from_key),
+            CommandId.KEY_ANSWER: _Entry(KeyAnswer, self._key_answer),
             CommandId.SHOW: _Entry(Nothing, self._show),
             CommandId.REPORT: _Entry(Nothing, self._report),
             CommandId.PIN_ANCHORS: _Entry(Anchors, self._pin_anchors),
@@ -115,35 +138,102 @@ class PaymentApplication:
         return entry.handle(entry.takes.decode(parameters))
 
     def close(self) -> None:
-        """End the tap, if there is one."""
+        """End the tap, if there is one, and what is being said to the Key."""
         self._tap = None
+        for talking in self._talks.values():
+            talking.talk.close()
+        self._talks.clear()
 
     # --- a tap
 
     def _begin_tap(self, _: Nothing) -> bytes:
-        self._tap = Tap(self._vault, self._book, self._consents)
-        return BegunTap(self._tap.nonce, self._vault.is_locked).encode()
+        self._forget_talk_of_tap()
+        self._tap = Tap(self._vault, self._book, self._consents, self._key)
+        return BegunTap(self._tap.nonce, self._vault.is_locked or self._vault.is_held).encode()
 
     def _get_virtual_card(self, request: CardRequest) -> bytes:
         return self._current_tap().get_virtual_card(request)
 
     def _channel(self, request: ChannelRequest) -> bytes:
-        shown, body = self._current_tap().channel(request.command())
+        return self._go_on(_Talking(self._in_channel(self._current_tap(), request), in_tap=True))
+
+    def _in_channel(self, tap: Tap, request: ChannelRequest) -> Talk[bytes]:
+        shown, body = yield from tap.channel(request.command())
         return ChannelAnswer(shown, body).encode()
 
     def _current_tap(self) -> Tap:
         if self._vault.is_locked:
             raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "payment is locked: the storage was put back")
+        if self._vault.is_held:
+            raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "the user has locked the wallet at the Key")
         if self._tap is None:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "no tap has begun")
         return self._tap
 
     def _end_tap(self, _: Nothing) -> bytes:
+        self._forget_talk_of_tap()
         self._tap = None
         return b""
 
     def _ask_consent(self, _: Nothing) -> bytes:
-        return Consent(self._consents.ask()).encode()
+        return self._go_on(_Talking(self._consented()))
+
+    def _consented(self) -> Talk[bytes]:
+        return Consent((yield from self._consents.ask())).encode()
+
+    # --- talking to the Key, one command of the contract for each of its answers
+
+    def _go_on(self, talking: _Talking, number: int = 0, answer: bytes = b"") -> bytes:
+        """Let `talking` go on to the next thing it says to the Key, or to its end; without a number it begins."""
+        try:
+            outgoing = talking.talk.send(answer) if number else next(talking.talk)
+        except StopIteration as ended:
+            return Dialogue(0, 0, b"", ended.value).encode()
+        if not number:
+            self._last_talk = number = self._last_talk + 1
+        self._talks[number] = talking
+        if len(self._talks) > _MAX_TALKS:
+            self._talks.pop(min(self._talks)).talk.close()  # one that nobody went on with
+        return Dialogue(number, outgoing.pause_ms, outgoing.command.encode(), b"").encode()
+
+    def _key_answer(self, answer: KeyAnswer) -> bytes:
+        talking = self._talks.pop(answer.talk, None)
+        if talking is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "nothing was said to the Key, or its tap is over")
+        return self._go_on(talking, answer.talk, answer.apdu)
+
+    def _forget_talk_of_tap(self) -> None:
+        """End what a tap that was torn had begun to say: its payment is not made."""
+        for number in [number for number, one in self._talks.items() if one.in_tap]:
+            self._talks.pop(number).talk.close()
+
+    def _pair_key(self, _: Nothing) -> bytes:
+        return self._go_on(_Talking(self._paired()))
+
+    def _paired(self) -> Talk[bytes]:
+        may = not self._pins.is_set or self._pins.enter(Prompt("Your PIN, to pair a Key:"))
+        return Agreed(may and (yield from self._key.pair())).encode()
+
+    def _forget_key(self, _: Nothing) -> bytes:
+        prompt = Prompt("Forget the Trusted Key? Payments that need it are over until another one is paired.")
+        agreed = self._pins.enter(prompt) if self._pins.is_set else self._ui.confirm(prompt)
+        if agreed:
+            self._key.forget()
+        return Agreed(agreed).encode()
+
+    def _fetch_from_key(self, _: Nothing) -> bytes:
+        return self._go_on(_Talking(self._fetched()))
+
+    def _fetched(self) -> Talk[bytes]:
+        event = yield from self._key.fetch()
+        if event is None:
+            return FromKey("").encode()
+        kind = event.details.kind
+        if kind is EventKind.NEXT_CARD:
+            self._vault.put_next_card_first()
+        else:
+            self._vault.hold(held=kind is EventKind.LOCK)
+        return FromKey(kind.words).encode()
 
     # --- what the user does on the trusted UI
 
@@ -190,6 +280,10 @@ class PaymentApplication:
             self._vault.limits.sum,
             self._vault.limits.count,
             NO_PIN if (pin := self._pins.stored) is None else pin.tries,
+            self._vault.limits.key,
+            self._key.paired,
+            len(self._vault.usable_credentials(with_key=True)),
+            self._vault.is_held,
         )
 
     def _report(self, _: Nothing) -> bytes:
@@ -205,6 +299,16 @@ class PaymentApplication:
         return b""
 
     def _apply(self, request: ApplyRequest) -> bytes:
+        return self._go_on(_Talking(self._applied(request)))
+
+    def _applied(self, request: ApplyRequest) -> Talk[bytes]:
+        is_new = not self._vault.is_pending
+        keys = self._vault.pending_keys(request.currency, request.count)
+        if request.with_key and is_new:
+            backed = self._vault.usable_credentials(with_key=True)
+            kept = {slot_name(one.certificate.public_key) for one in backed}
+            made = yield from self._key.make_keys([slot_name(one) for one in keys], kept)
+            self._vault.back_pending(made)
         locked_down = self._lockdown.complete
         return encode_message(self._vault.apply(request.currency, request.count, locked_down=locked_down))
 

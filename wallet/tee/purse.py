@@ -33,7 +33,14 @@ def judge(
         return Result.INSUFFICIENT_FUNDS
     if not consented and _needs_consent(debit.amount, purse, limits):
         return Result.SEE_PHONE
+    if needs_key(debit.amount, limits) and not credential.co_signing_key:
+        return Result.SEE_PHONE
     return Result.APPROVED
+
+
+def needs_key(amount: int, limits: Limits) -> bool:
+    """Tell whether a payment is so large that the Trusted Key has to agree and sign."""
+    return bool(limits.key) and amount > limits.key
 
 
 def _needs_consent(amount: int, purse: Purse, limits: Limits) -> bool:

@@ -36,6 +36,8 @@ PENDING = b"pending"
 BLOCK_LIST = b"list"
 LIMITS = b"limits"
 PHRASE = b"phrase"
+ROLLED_BACK = b"rolled-back"
+HELD = b"held"
 CREDENTIAL = b"cred/"
 TRANSACTION = b"txn/"
 
@@ -85,25 +87,37 @@ class Purse(Wire):
 class Limits(Wire):
     """What the user chose: how many cards a terminal may see in ten minutes without asking for a payment, and how much
     (minor units) and how many payments may go through since the last consent before the phone asks again; 0 for no limit.
+    Above `key` (minor units; 0 for never) a payment needs the Trusted Key.
     """
 
     reads: int = 3
     sum: int = 0
     count: int = 0
+    key: int = 0
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("reads" / Int16ub, "sum" / Int64ub, "count" / Int32ub)
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
+        "reads" / Int16ub, "sum" / Int64ub, "count" / Int32ub, "key" / Int64ub
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Pending(Wire):
-    """Keys that were applied for and have no certificate yet: repeating the application is safe."""
+    """Keys that were applied for and have no certificate yet: repeating the application is safe.
+
+    `co_signing_keys` are the Trusted Key's, one for each, or none.
+    """
 
     scalars: tuple[Secret, ...]
+    co_signing_keys: tuple[bytes, ...] = ()
 
-    LAYOUT: ClassVar[Construct[Any, Any]] = Fields("scalars" / PrefixedArray(Byte, SecretField(32)))
+    LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
+        "scalars" / PrefixedArray(Byte, SecretField(32)),
+        "co_signing_keys" / PrefixedArray(Byte, Bytes(signing.POINT_LENGTH)),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scalars", tuple(self.scalars))
+        object.__setattr__(self, "co_signing_keys", tuple(self.co_signing_keys))
 
 
 @dataclass(frozen=True, slots=True)

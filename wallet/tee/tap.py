@@ -36,6 +36,7 @@ from protocol.transcript import digests
 from wallet.tee import encryption_module, purse, signature_module
 from wallet.tee.consent import Consents
 from wallet.tee.contract import REFERENCE_LENGTH, CardRequest, Origin, Shown, TeeError, TeeResult
+from wallet.tee.key_agent import KeyAgent, Talk, slot_name
 from wallet.tee.state import PURSE, Credential, Purse, Status, Transaction
 from wallet.tee.storage import StorageFailedError
 from wallet.tee.terminal_check import Expectation, refuse_alike, require_proof
@@ -62,11 +63,12 @@ class _Session:
 class Tap:
     """The steps in their order; whatever comes out of order or fails ends the session for good."""
 
-    def __init__(self, vault: Vault, book: TransactionBook, consents: Consents) -> None:
+    def __init__(self, vault: Vault, book: TransactionBook, consents: Consents, key: KeyAgent) -> None:
         """Make the nonce of this tap."""
         self._vault = vault
         self._book = book
         self._consents = consents
+        self._key = key
         self._nonce: bytes | None = os.urandom(CHALLENGE_LENGTH)
         self._session: _Session | None = None
 
@@ -86,7 +88,8 @@ class Tap:
             raise TeeError(
                 TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "terminal read too many cards without a payment"
             )
-        credential = self._vault.next_credential().shown_once_more()
+        with_key = self._consents.waits_for_key(hello.certificate)
+        credential = self._vault.next_credential(with_key=with_key).shown_once_more()
         secret = Secret(os.urandom(channel.SECRET_LENGTH))
         card = CardPlaintext(
             credential.number,
@@ -121,61 +124,78 @@ class Tap:
         require_proof(hello, both, request.prefix, expected)
         return hello, both.t2
 
-    def channel(self, command: Command) -> tuple[Shown, bytes]:
-        """Answer one command of the channel; any failure ends the session."""
+    def channel(self, command: Command) -> Talk[tuple[Shown, bytes]]:
+        """Answer one command of the channel, with the Key's help where that is needed; any failure ends the session."""
         session, self._session = self._session, None
         if session is None:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "there is no channel")
         plaintext = channel.open_command(session.keys, session.messages, command)
-        answer, about = self._answer(session, command.ins, plaintext)
+        answer, about = yield from self._answer(session, command.ins, plaintext)
         body = channel.seal_response(session.keys, session.messages, command.ins, answer)
         session.messages += 1
         self._session = session
         return self._shown(session, about), body
 
-    def _answer(self, session: _Session, ins: int, plaintext: bytes) -> tuple[bytes, Transaction]:
+    def _answer(self, session: _Session, ins: int, plaintext: bytes) -> Talk[tuple[bytes, Transaction]]:
         """Return the answer to a command, and the transaction that it is about."""
         if ins == Ins.DEBIT:
-            return self._debit(session, Debit.decode(plaintext)).encode(), session.transaction
+            result = yield from self._debit(session, Debit.decode(plaintext))
+            return result.encode(), session.transaction
         if ins == Ins.CONFIRM:
             return self._confirm(session, Confirm.decode(plaintext))
         if ins == Ins.CANCEL:
             return self._cancel(session, Cancel.decode(plaintext))
         raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "no such command in the channel")
 
-    def _debit(self, session: _Session, debit: Debit) -> DebitResult:
+    def _debit(self, session: _Session, debit: Debit) -> Talk[DebitResult]:
         if session.transaction.status is Status.OPEN and session.debit is None:
-            self._settle(session, debit)
+            yield from self._settle(session, debit)
         elif session.debit != debit:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "a tap pays once")
         if session.result is None:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the transaction has no result")
         return DebitResult(session.result, session.transaction.signature)
 
-    def _settle(self, session: _Session, debit: Debit) -> None:
-        terminal, now = session.terminal, self._vault.purse
+    def _settle(self, session: _Session, debit: Debit) -> Talk[None]:
+        terminal, by_key = session.terminal, purse.needs_key(debit.amount, self._vault.limits)
         consented = self._consents.covers(terminal, debit)
         result = self._judge(session, debit, consented=consented)
-        if result is Result.SEE_PHONE and self._consents.ask_at_once(terminal, debit):
+        if result is Result.SEE_PHONE and not by_key and self._consents.ask_at_once(terminal, debit):
             consented, result = True, self._judge(session, debit, consented=True)
         session.debit = debit
+        co_signature = b""
+        if result is Result.APPROVED and session.credential.certificate.co_signing_key:
+            co_signature = yield from self._co_sign(session, debit)
+            result = Result.APPROVED if co_signature else Result.SEE_PHONE
+        self._conclude(session, debit, result, co_signature, consented=consented)
+        if session.result is Result.APPROVED:
+            self._consents.use(terminal, debit)
+        elif session.result is Result.SEE_PHONE and (by_key or not self._consents.at_once):
+            self._consents.want(terminal, debit, by_key=by_key)
+
+    def _conclude(
+        self, session: _Session, debit: Debit, result: Result, co_signature: bytes, *, consented: bool
+    ) -> None:
+        now = self._vault.purse
         paid = purse.pay(debit.amount, now, consented=consented) if result is Result.APPROVED else now
         try:
-            self._finish(session, debit, result, paid)
+            self._finish(session, debit, result, paid, co_signature)
         except StorageFailedError:
             self._finish_unstored(session, debit)
-            return
-        if result is Result.APPROVED:
-            self._consents.use(terminal, debit)
-        elif result is Result.SEE_PHONE and not self._consents.at_once:
-            self._consents.want(terminal, debit)
+
+    def _co_sign(self, session: _Session, debit: Debit) -> Talk[bytes]:
+        """Return what the Key signs of the receipt that is to be; b"" when it does not. Nothing is deducted before it has."""
+        certificate = session.credential.certificate
+        receipt = self._receipt(session, debit, Result.APPROVED)
+        return (yield from self._key.co_sign(slot_name(certificate.public_key), receipt, certificate.co_signing_key))
 
     def _judge(self, session: _Session, debit: Debit, *, consented: bool) -> Result:
         certificate, limits = session.credential.certificate, self._vault.limits
         return purse.judge(debit, self._vault.purse, session.terminal, certificate, limits=limits, consented=consented)
 
-    def _finish(self, session: _Session, debit: Debit, result: Result, paid: Purse) -> None:
-        settled = self._signed(session, debit, result, paid.debits if result is Result.APPROVED else 0)
+    def _finish(self, session: _Session, debit: Debit, result: Result, paid: Purse, co_signature: bytes) -> None:
+        number = paid.debits if result is Result.APPROVED else 0
+        settled = self._signed(session, debit, result, number, co_signature)
         self._book.commit(settled, {PURSE: paid.encode()})
         session.transaction, session.result = settled, result
 
@@ -184,8 +204,15 @@ class Tap:
         session.transaction = self._signed(session, debit, Result.STORAGE_FAILURE)
         session.result = Result.STORAGE_FAILURE
 
-    def _signed(self, session: _Session, debit: Debit, result: Result, number: int = 0) -> Transaction:
-        receipt = Receipt(
+    def _signed(
+        self, session: _Session, debit: Debit, result: Result, number: int = 0, co_signature: bytes = b""
+    ) -> Transaction:
+        receipt = self._receipt(session, debit, result)
+        signature = signature_module.sign_receipt(session.credential, receipt)
+        return session.transaction.settled(receipt, signature + co_signature, number)
+
+    def _receipt(self, session: _Session, debit: Debit, result: Result) -> Receipt:
+        return Receipt(
             VERSION_1,
             SUITE_1,
             certificate_hash(session.credential.certificate),
@@ -195,8 +222,6 @@ class Tap:
             debit,
             result,
         )
-        signature = signature_module.sign_receipt(session.credential, receipt)
-        return session.transaction.settled(receipt, signature, number)
 
     def _confirm(self, session: _Session, confirm: Confirm) -> tuple[bytes, Transaction]:
         """End the re-presentation of a result; an id that is not known changes nothing."""

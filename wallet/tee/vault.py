@@ -30,9 +30,11 @@ from wallet.tee.state import (
     BLOCK_LIST,
     CREDENTIAL,
     DEVICE,
+    HELD,
     LIMITS,
     PENDING,
     PURSE,
+    ROLLED_BACK,
     Credential,
     Device,
     Limits,
@@ -74,7 +76,17 @@ class Vault:
     @property
     def is_locked(self) -> bool:
         """Whether payment is locked, since storage or counter were put back."""
-        return self._storage.is_stale
+        return self._storage.is_stale or self._storage.get(ROLLED_BACK) is not None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the user locked the wallet at the Trusted Key."""
+        return self._storage.get(HELD) is not None
+
+    def hold(self, *, held: bool) -> None:
+        """Lock the wallet as its user wishes, or let it pay again."""
+        if held is not self.is_held:
+            self._storage.commit({HELD: b"\x01" if held else None})
 
     @property
     def purse(self) -> Purse:
@@ -108,17 +120,18 @@ class Vault:
         """Return new limits as a person reads them; BAD_STATE before the purse has a currency."""
         if not self.purse.currency:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the wallet has no card yet: tap-wallet apply")
-        if max(wanted.payment, wanted.sum) > MAX_MINOR:
+        if max(wanted.payment, wanted.sum, wanted.key) > MAX_MINOR:
             raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "no purse holds that much")
         unit = Currency.of(self.purse.currency)
         parts = [f"{Amount(wanted.payment, unit)} each"]
         parts += [f"{Amount(wanted.sum, unit)} together"] if wanted.sum else []
         parts += [f"{wanted.count} payments"] if wanted.count else []
+        parts += [f"with the Key above {Amount(wanted.key, unit)}"] if wanted.key else []
         return ", ".join(parts)
 
     def change_limits(self, wanted: NewLimits) -> None:
         """Keep what the user agreed to; the counting begins anew."""
-        limits = replace(self.limits, sum=wanted.sum, count=wanted.count)
+        limits = replace(self.limits, sum=wanted.sum, count=wanted.count, key=wanted.key)
         purse = replace(self.purse, no_pin_limit=wanted.payment, spent=0, payments=0)
         self._storage.commit({LIMITS: limits.encode(), PURSE: purse.encode()})
 
@@ -151,14 +164,18 @@ class Vault:
         stored = self._read(DEVICE, Device)
         return device_id(signer(stored.signing_scalar).public) if stored else b""
 
-    def usable_credentials(self) -> list[Credential]:
-        """Return the credentials that were never shown, are valid today and are not blocked, oldest first."""
+    def usable_credentials(self, *, with_key: bool = False) -> list[Credential]:
+        """Return the credentials that were never shown, are valid today and are not blocked, oldest first.
+
+        They are those that the Trusted Key backs, or those that it does not.
+        """
         if self._unshown is None:
             stored = (Credential.decode(value) for _, value in self._storage.items(CREDENTIAL))
             self._unshown = {one.key: one for one in stored if one.counter == 0}
         today = datetime.fromtimestamp(self.now(), UTC).date()
         blocked = self._block_list.numbers
-        return [one for one in self._unshown.values() if _is_valid(one, today) and one.number not in blocked]
+        wanted = [one for one in self._unshown.values() if bool(one.certificate.co_signing_key) is with_key]
+        return [one for one in wanted if _is_valid(one, today) and one.number not in blocked]
 
     def mark_shown(self, credential: Credential) -> None:
         """Forget a credential that storage holds as shown: it is spent."""
@@ -176,9 +193,15 @@ class Vault:
             raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "that credential is gone")
         return Credential.decode(stored)
 
-    def next_credential(self) -> Credential:
-        """Return the credential for this tap; ITEM_NOT_FOUND when there is none left."""
+    def put_next_card_first(self) -> None:
+        """Let the next tap show another card than it would have shown."""
         usable = self.usable_credentials()
+        if len(usable) > 1 and self._unshown is not None:
+            self._unshown[usable[0].key] = self._unshown.pop(usable[0].key)
+
+    def next_credential(self, *, with_key: bool = False) -> Credential:
+        """Return the credential for this tap; ITEM_NOT_FOUND when there is none left."""
+        usable = self.usable_credentials(with_key=with_key)
         if not usable:
             raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "no virtual card left: tap-wallet apply")
         return usable[0]
@@ -195,17 +218,39 @@ class Vault:
                 TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "this wallet belongs to another issuer; use another --home"
             )
 
-    def apply(self, currency: int, count: int, *, locked_down: bool) -> Application:
-        """Return a signed application for `count` credentials; keys that are pending already are applied for first."""
+    def pending_keys(self, currency: int, count: int) -> list[bytes]:
+        """Return the public keys that are applied for next: those that are pending already, or `count` new ones.
+
+        They are stored before a Trusted Key is asked to back them, by what it makes for exactly these.
+        """
         if not 1 <= count <= MAX_CREDENTIALS:
             raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, f"1 to {MAX_CREDENTIALS} cards at once")
         if self.purse.currency not in (0, currency):
             raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, "the purse is in another currency already")
-        device = self.device
         pending = self._read(PENDING, Pending)
         if pending is None:
             pending = Pending(tuple(signing.PrivateKey.generate().scalar() for _ in range(count)))
             self._storage.commit({PENDING: pending.encode()})
+        return [signer(scalar).public for scalar in pending.scalars]
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether keys were applied for already: the issuer may have answered, so nothing about them may change."""
+        return self._storage.get(PENDING) is not None
+
+    def back_pending(self, co_signing_keys: tuple[bytes, ...]) -> None:
+        """Note the keys that a Trusted Key made for what is pending."""
+        pending = self._read(PENDING, Pending)
+        if pending is not None:
+            self._storage.commit({PENDING: replace(pending, co_signing_keys=co_signing_keys).encode()})
+
+    def apply(self, currency: int, count: int, *, locked_down: bool) -> Application:
+        """Return a signed application for `count` credentials; keys that are pending already are applied for first."""
+        device = self.device
+        self.pending_keys(currency, count)
+        pending = self._read(PENDING, Pending)
+        if pending is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "nothing is pending")
         return self._application(device, pending, currency, locked_down=locked_down)
 
     def _application(self, device: Device, pending: Pending, currency: int, *, locked_down: bool) -> Application:
@@ -217,6 +262,7 @@ class Vault:
             int(locked_down),
             tuple(signer(scalar).public for scalar in pending.scalars),
             bytes(signing.SIGNATURE_LENGTH),
+            pending.co_signing_keys,
         )
         return replace(unsigned, signature=signer(device.signing_scalar).sign(unsigned.signature_input()))
 
@@ -235,20 +281,24 @@ class Vault:
         sealing = X25519PrivateKey.from_private_bytes(device.sealing_key)
         opened = envelope.unseal(issuance.sealed_numbers, sealing, IssuedNumbers.info(digest))
         numbers = IssuedNumbers.decode(opened).numbers
+        backing = pending.co_signing_keys or (b"",) * len(pending.scalars)
+        answered = zip(pending.scalars, backing, numbers, issuance.certificates, strict=True)
         credentials = [
-            Credential(scalar, number, 0, self._checked(scalar, certificate))
-            for scalar, number, certificate in zip(pending.scalars, numbers, issuance.certificates, strict=True)
+            Credential(scalar, number, 0, self._checked(scalar, co_signing_key, certificate))
+            for scalar, co_signing_key, number, certificate in answered
         ]
         changes: dict[bytes, bytes | None] = {one.key: one.encode() for one in credentials}
         purse = self.purse if self.purse.currency else _with_currency(self.purse, application.currency)
         self._storage.commit({**changes, PENDING: None, PURSE: purse.encode()})
         self._unshown = None
 
-    def _checked(self, scalar: Secret, certificate: CredentialCertificate) -> CredentialCertificate:
+    def _checked(
+        self, scalar: Secret, co_signing_key: bytes, certificate: CredentialCertificate
+    ) -> CredentialCertificate:
         issuer = Authority(self.anchors.issuer_id, self.anchors.issuer_key)
         today = datetime.fromtimestamp(self.now(), UTC).date()
         failed = failed_checks(certificate, Usage.CREDENTIAL, issuer, today)
-        if certificate.public_key != signer(scalar).public:
+        if (certificate.public_key, certificate.co_signing_key) != (signer(scalar).public, co_signing_key):
             failed.append(Check.CERTIFICATE_USAGE)
         if failed:
             raise VerificationError(failed[0])

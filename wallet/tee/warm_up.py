@@ -27,7 +27,7 @@ from protocol.errors import TapLabError
 from protocol.messages import CardPlaintext, Debit, GetVirtualCard, Receipt, Result, VirtualCard
 from protocol.money import Amount, Currency
 from protocol.secret import Secret
-from wallet.tee import pin
+from wallet.tee import key_agent, pin
 
 
 def use_everything_once() -> None:
@@ -45,6 +45,7 @@ def use_everything_once() -> None:
     _channel_and_receipt(signing.PrivateKey.from_scalar(key.scalar()))
     _time_money_and_errors()
     pin.derive(b"0000", bytes(16))
+    key_agent.warm_up()
 
 
 def _certificates(key: signing.PrivateKey) -> tuple[TerminalCertificate, CredentialCertificate]:

@@ -16,11 +16,14 @@ from wallet.card import Card
 from wallet.trusted_key.application import Channel, KeyApplication
 from wallet.trusted_key.computing import Computing
 from wallet.trusted_key.flash import Cells, Flash
+from wallet.trusted_key.identity import identity_of
 from wallet.trusted_key.interaction import Interaction
 from wallet.trusted_key.module import Module
+from wallet.trusted_key.pairing import Pairing, Pairings
 from wallet.trusted_key.panel import Clock, Effect, Panel
 from wallet.trusted_key.payments import ConfirmedPayments
 from wallet.trusted_key.screen import Button, Frame
+from wallet.trusted_key.secure_channel import SecureChannel
 from wallet.trusted_key.storage import Quota, Storage
 
 _MODULES = b"modules"
@@ -53,7 +56,7 @@ class TrustedKey(Closing):
     ) -> None:
         """Open the Key, made anew in an empty folder; `modules` is what it offers, by default what it was made with.
 
-        The channel module is there when it is chosen and `channel` can make it.
+        `channel` makes the channel module, by default that of the Key's own identity and pairings.
         """
         self._flash = Flash(make_private(folder), create=True)
         self.panel = Panel(clock)
@@ -98,9 +101,9 @@ def assemble(
 
     Where there is a channel, only a paired trusted world uses screen and buttons, and most of the room is for such ones.
     """
-    agent = channel(cells) if channel is not None and KeyModule.CHANNEL in chosen else None
-    confirmed = ConfirmedPayments(clock)
     asks = KeyModule.INTERACTION in chosen
+    agent = (channel or channel_of)(cells) if KeyModule.CHANNEL in chosen else None
+    confirmed = ConfirmedPayments(clock)
     modules: list[Module] = []
     if KeyModule.STORAGE in chosen:
         modules.append(Storage(cells, quota, STRANGERS if agent is not None else None))
@@ -108,7 +111,14 @@ def assemble(
         modules.append(Computing(cells, confirmed if asks else None, for_peers=agent is not None))
     if asks:
         modules.append(Interaction(panel, confirmed, Rule.PEER if agent is not None else Rule.OPEN))
+        if agent is not None and channel is None:
+            modules.append(Pairing(Pairings(cells), identity_of(cells).chain[-1], panel))
     return KeyApplication(modules, agent)
+
+
+def channel_of(cells: Cells) -> SecureChannel:
+    """Return the channel of the Key whose flash `cells` is, with the trusted worlds that are paired."""
+    return SecureChannel(identity_of(cells), Pairings(cells).name_of)
 
 
 def modules_of(cells: Cells) -> tuple[KeyModule, ...]:

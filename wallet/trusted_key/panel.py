@@ -4,8 +4,8 @@
 
 A question stands until it is answered, its time is over or its session is; only `ok` and `cancel` that are pressed while it
 stands answer it, and each press answers one. The menu is the user's: `up` and `down` open it and move in it, `ok` queues an
-event for the trusted world, `cancel` closes it. What nobody fetches in a minute is forgotten, since a press is meant for now; only
-"lock" waits until it is told. The card and the control socket use it from threads of their own.
+event for the trusted world, `cancel` closes it. What nobody fetches in a minute is forgotten, since a press is meant for
+now; only "lock" waits until it is told. The card and the control socket use it from threads of their own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""The client world's part of the Trusted Key: a link to it, and bytes carried between it and the trusted world, unread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+from protocol.apdu import Command
+from protocol.closing import Closing
+from protocol.errors import DecodeError, TransportError
+from protocol.transport.base import CardLink
+from protocol.transport.chaining import TerminalChaining
+from protocol.transport.opening import LinkUrl, open_terminal_end
+from protocol.wire import Wire
+from wallet.environment.launcher import ANSWER_SECONDS
+from wallet.tee.client import TeeSession
+from wallet.tee.contract import CommandId, Dialogue, KeyAnswer
+
+KEY_SECONDS = 1.0
+_NOT_THERE = b""
+
+
+class KeyLine(Closing):
+    """The way to the Key at a link, opened when something is to be said; without a link there is no Key."""
+
+    def __init__(self, url: str = "", timeout: float = KEY_SECONDS) -> None:
+        """Reach the Key at `url`; it must be there within `timeout` seconds."""
+        self._url = url
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether this wallet has a link for a Key at all."""
+        return bool(self._url)
+
+    def converse(
+        self,
+        tee: TeeSession,
+        command: CommandId,
+        parameters: Wire | None = None,
+        timeout: float = ANSWER_SECONDS,
+    ) -> bytes:
+        """Run a command that may need the Key, and return its answer. TeeError as from `invoke_command`.
+
+        `timeout` is for each step. What needs no Key waits for nobody; conversations are carried one after the other.
+        """
+        dialogue = Dialogue.decode(tee.invoke_command(command, parameters, timeout))
+        if not dialogue.apdu:
+            return dialogue.answer
+        with self._lock, _Carrier(self._url, self._timeout) as carrier:
+            while dialogue.apdu:
+                over = self._closed.wait(dialogue.pause_ms / 1000)
+                answer = KeyAnswer(dialogue.talk, _NOT_THERE if over else carrier.carry(dialogue.apdu))
+                dialogue = Dialogue.decode(tee.invoke_command(CommandId.KEY_ANSWER, answer, timeout))
+        return dialogue.answer
+
+    def close(self) -> None:
+        """End the conversation that is being carried: for the trusted world the Key is gone."""
+        self._closed.set()
+
+
+class _Carrier(Closing):
+    """The link for one conversation. Once it has failed nothing goes through: half a conversation is none."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._link: CardLink | None = None
+        self._chaining: TerminalChaining | None = None
+        if url:
+            with contextlib.suppress(TransportError, DecodeError):
+                self._link = open_terminal_end(url)
+                activation = self._link.activate(timeout)
+                extended = activation.takes_extended_length and not LinkUrl.parse(url).short
+                max_data = self._link.max_data
+                self._chaining = TerminalChaining(self._link.transceive, extended=extended, max_data=max_data)
+
+    def carry(self, apdu: bytes) -> bytes:
+        """Return the Key's answer, empty when it cannot be reached."""
+        if self._chaining is None:
+            return _NOT_THERE
+        try:
+            return self._chaining.exchange(Command.decode(apdu)).encode()
+        except (TransportError, DecodeError):
+            self._chaining = None
+            return _NOT_THERE
+
+    def close(self) -> None:
+        if self._link is not None:
+            with contextlib.suppress(TransportError):
+                self._link.deactivate()
+            self._link.close()
