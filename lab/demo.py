@@ -20,13 +20,15 @@ import click
 from console.cli import run
 from console.home import Home
 from console.ui import money, print_json
-from lab import processes
+from lab import demo_key, processes
+from lab.demo_key import KeyProcess
 from lab.fixtures import Setup, set_up
 from lab.pcscd import PcscService
 from protocol.money import Amount
 from protocol.transport import pcsc
 
 AMOUNT = "12.50"
+KEY_AMOUNT, KEY_BALANCE = "250.00", "500.00"
 _DESIGN_STEPS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9")
 LINKS = ("loopback", "nfcpy", "pcsc")
 _LINK_HELP = "A Unix socket; nfcpy's UDP device at both ends; or pcscd with vpcd and pyscard."
@@ -58,6 +60,7 @@ class Demonstration:
     balance_before: Amount
     pids: dict[str, int]
     exit_code: int
+    asked: tuple[str, ...] = ()
 
     @property
     def balance_after(self) -> Amount:
@@ -77,6 +80,7 @@ class Demonstration:
             "balance_after": str(self.balance_after.decimal),
             "processes": self.pids,
             "steps": [line.as_json() for line in self.lines],
+            **({"asked": list(self.asked), "key_bytes": self.terminal["key_bytes"]} if self.asked else {}),
         }
 
 
@@ -139,6 +143,44 @@ def _demonstrate(home: Home, link: str) -> Demonstration:
     return Demonstration(link, report, events, ordered, before, pids, code)
 
 
+def demonstrate_key(link: str) -> Demonstration:
+    """Set up a laboratory with a Trusted Key, pay what needs it, and remove the folder."""
+    folder = Path(tempfile.mkdtemp(prefix="taplab-demo-"))
+    try:
+        return _demonstrate_key(Home(folder), link)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _demonstrate_key(home: Home, link: str) -> Demonstration:
+    lines: list[Line] = []
+    setup = Setup(balance=KEY_BALANCE)
+
+    def tell(step: str, who: str, text: str) -> None:
+        lines.append(Line(step, who, text, time.time_ns()))
+
+    set_up(home, setup, lambda text: tell("S1", "issuer, wallet", text))
+    with ExitStack() as stack:
+        ends = open_link(link, home, stack)
+        key = stack.enter_context(KeyProcess(home))
+        asked = [demo_key.pair(home, key)]
+        tell("K1", "key, wallet", f"paired: the user pressed OK at “{asked[0]}”")
+        wallet = stack.enter_context(processes.WalletProcess(home.path, ends.card))
+        asked.append(demo_key.agree(home, key, wallet, KEY_AMOUNT, setup.currency, ends.terminal))
+        tell("K4", "key", f"the user pressed OK at “{asked[1]}”")
+        since = time.time_ns()
+        report, code, pid = processes.charge(home.path, KEY_AMOUNT, setup.currency, ends.terminal)
+        wallet.wait_for("confirmed")
+        events = list(wallet.events)
+        pids = {"pos": pid, **wallet.processes, "key": key.pid}
+    lines += [Line(step["step"], "terminal", step["text"], step["at"]) for step in report["steps"]]
+    tapped = [one for one in events if one["at"] > since and one["step"] in _DESIGN_STEPS]
+    lines += [Line(one["step"], "wallet", one["text"], one["at"]) for one in tapped]
+    before = Amount.parse(setup.balance, setup.currency)
+    ordered = tuple(sorted(lines, key=lambda line: line.at))
+    return Demonstration(link, report, events, ordered, before, pids, code, tuple(asked))
+
+
 def _as_text(shown: Demonstration) -> str:
     start = shown.lines[0].at
     trace = [f"{line.step}  {(line.at - start) / 1e6:8.1f} ms  {line.who:<14}  {line.text}" for line in shown.lines]
@@ -149,7 +191,7 @@ def _as_text(shown: Demonstration) -> str:
         ("paid", f"{money(paid)} to Corner Bakery"),
         ("balance", f"{money(shown.balance_before)} before, {money(shown.balance_after)} after"),
         ("card", report["card"] or "none"),
-        ("receipt", "signature verified" if report["receipt_verified"] else "none"),
+        ("receipt", _verified(report)),
         ("processes", ", ".join(f"{name} {pid}" for name, pid in shown.pids.items())),
         ("on the link", f"{report['apdus']} APDUs, {report['bytes_command']} + {report['bytes_response']} bytes"),
         ("on the air", f"{report['air_ms_106']} ms at 106 kbit/s, {report['air_ms_106_to_receipt']} ms to the receipt"),
@@ -157,12 +199,25 @@ def _as_text(shown: Demonstration) -> str:
     return "\n".join([*trace, _RULE, *(f"{name:<12} {value}" for name, value in rows), _RULE])
 
 
+def _verified(report: dict[str, Any]) -> str:
+    if not report["receipt_verified"]:
+        return "none"
+    return (
+        f"signatures of card and Key verified, {report['key_bytes']} bytes more"
+        if report["key_bytes"]
+        else "signature verified"
+    )
+
+
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--link", type=click.Choice(LINKS), default="loopback", show_default=True, help=_LINK_HELP)
+@click.option(
+    "--key", is_flag=True, help="Pay 250.00 EUR, with a Trusted Key that is asked on its own screen and signs too."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
-def cli(link: str, as_json: bool) -> int:
+def cli(link: str, key: bool, as_json: bool) -> int:
     """Pay 12.50 EUR by tap, from nothing, with real processes; then remove every trace of it."""
-    shown = demonstrate(link)
+    shown = demonstrate_key(link) if key else demonstrate(link)
     if as_json:
         print_json(shown.as_json())
     else:

@@ -50,10 +50,12 @@ class Air:
     """What the tap put on the link, and what that takes on the air by the model of docs/protocol.md.
 
     `lengths` are (command, answer) bytes of each APDU, `to_receipt` how many of them there were when the receipt came.
+    `key_bytes` of the answers are there because a Trusted Key signed too.
     """
 
     lengths: tuple[tuple[int, int], ...] = ()
     to_receipt: int = 0
+    key_bytes: int = 0
 
     @property
     def bytes_command(self) -> int:

@@ -27,6 +27,7 @@ from pos.relay import RelayCheckResult, RelayPolicy, scheme_of
 from pos.session import CardSession, signed
 from pos.settlement import Settled
 from pos.verifier import Trust, VerifiedCard, verify
+from protocol.certificate import CredentialCertificate
 from protocol.closing import Closing
 from protocol.commands import DEFAULT_NAME, VERSION_1
 from protocol.envelope import SUITE_1
@@ -99,6 +100,7 @@ class _Transaction:
     receipt_verified: bool = False
     relay: RelayCheckResult | None = None
     to_receipt: int = 0
+    key_bytes: int = 0
     in_progress: bytes | None = None
     interrupted: bool = False
     settled: list[str] = field(default_factory=list)
@@ -114,7 +116,7 @@ class _Transaction:
             self.receipt_verified,
             charged,
             self.relay,
-            Air(lengths, self.to_receipt),
+            Air(lengths, self.to_receipt, self.key_bytes),
             tuple(self.steps),
             tuple(trace),
             tuple(self.settled),
@@ -373,6 +375,7 @@ class Terminal(Closing):
         if not final.is_shown_by(answer.evidence, verified.credential):
             raise _EndedError(OutcomeKind.NOT_VERIFIED, Check.RECEIPT.value, charged=None)
         known.receipt_verified, known.in_progress = True, None
+        known.key_bytes = _key_bytes(verified.credential, answer)
         self._record_result(known, session, final, answer)
 
     def _debit(self, known: _Transaction, session: CardSession, debit: Debit) -> DebitResult:
@@ -425,6 +428,12 @@ class Terminal(Closing):
     def close(self) -> None:
         """Give the journal back."""
         self._journal.close()
+
+
+def _key_bytes(certificate: CredentialCertificate, answer: DebitResult) -> int:
+    """Return how many bytes of a tap a Trusted Key has added: its point in the certificate, its signature in the evidence."""
+    plain = replace(certificate, co_signing_key=b"")
+    return len(certificate.encode()) - len(plain.encode()) + len(answer.evidence) - SIGNATURE_LENGTH
 
 
 def _step(known: _Transaction, step: Step, text: str) -> Progress:

@@ -80,10 +80,16 @@ def receipt(outcome: Outcome, merchant: str) -> str:
         ("amount", money(outcome.amount)),
         ("card", outcome.card),
         ("reference", outcome.reference[:16]),
-        ("receipt", "signature verified" if outcome.receipt_verified else "not verified"),
+        ("receipt", _verified(outcome)),
     ]
     rule = "─" * _WIDTH
     return "\n".join([rule, *(f"{name:<10}{value:>{_WIDTH - 10}}" for name, value in rows), rule])
+
+
+def _verified(outcome: Outcome) -> str:
+    if not outcome.receipt_verified:
+        return "not verified"
+    return "signatures of card and Key verified" if outcome.air.key_bytes else "signature verified"
 
 
 def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
@@ -103,6 +109,7 @@ def outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "apdus": len(air.lengths),
         "bytes_command": air.bytes_command,
         "bytes_response": air.bytes_response,
+        "key_bytes": air.key_bytes,
         "air_ms": {str(kbit): round(ms, 2) for kbit, ms in air.by_bit_rate.items()},
         "air_ms_106": round(air.milliseconds(), 2),
         "air_ms_106_to_receipt": round(air.milliseconds_to_receipt, 2),

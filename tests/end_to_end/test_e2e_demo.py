@@ -114,3 +114,19 @@ def test_the_example_is_approved_declined_torn(scratch: Path) -> None:
     assert second == "declined: 12.50 EUR (insufficient funds)"
     assert third.startswith("torn: 1.00 EUR")
     assert left == "left in the wallet: 7.50 EUR"
+
+
+@pytest.mark.requirement("K4")
+def test_with_a_key_it_pays_what_the_user_pressed_ok_for(scratch: Path) -> None:
+    done = run(ROOT / "scripts" / "demo", "--key", "--json", scratch=scratch)
+    shown = done.json
+    assert done.code == 0
+    assert set(shown) == FIELDS | {"asked", "key_bytes"}
+    assert (shown["outcome"], shown["amount"], shown["receipt_verified"]) == ("approved", "250.00", True)
+    assert (shown["balance_before"], shown["balance_after"]) == ("500.00", "250.00")
+    assert shown["asked"][0].startswith("Pair with a phone that shows ")
+    assert shown["asked"][1] == "Pay 250.00 EUR to Corner Bakery?"
+    assert shown["key_bytes"] == 64 + 35  # a signature, and a point in the certificate
+    assert set(shown["processes"]) == {"pos", "wallet", "tee", "key"}
+    assert not [one for one in shown["processes"].values() if Path(f"/proc/{one}").exists()]
+    assert list(scratch.iterdir()) == []
