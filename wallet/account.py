@@ -101,14 +101,14 @@ class Account:
     def refill(self) -> Synced:
         """Settle and apply for as many cards as are missing, if the pool runs low."""
         view = self._refill_backed(self.view())
-        if not view.currency or view.locked or view.cards_left >= REFILL_BELOW:
+        if not view.currency or view.locked or view.moving or view.cards_left >= REFILL_BELOW:
             return Synced(view, Standing.GOOD, 0, ())
         settled = self.settle()
         return replace(settled, view=self._apply(view.currency, POOL_SIZE - view.cards_left))
 
     def _refill_backed(self, view: WalletView) -> WalletView:
         """Have enough cards that the Trusted Key backs, if there is one and it can be reached now."""
-        wants = view.currency and view.key and self._key.is_there and not view.locked
+        wants = view.currency and view.key and self._key.is_there and not (view.locked or view.moving)
         if not wants or view.key_cards_left >= KEY_REFILL_BELOW:
             return view
         try:

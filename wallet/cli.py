@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -237,7 +238,7 @@ def serve(
     port = open_card_end(url)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with Phone(home.wallet, _issuer_option(home, issuer), options, screen.show) as phone:
+        with _kept(tty), Phone(home.wallet, _issuer_option(home, issuer), options, screen.show) as phone:
             view = phone.view()
             if not view.currency:
                 raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
@@ -295,11 +296,30 @@ def _trusted(home: Home, trusted_ui: str) -> Iterator[TeeSession]:
 
     _require_wallet(home)
     tty, term = _terminal(trusted_ui)
-    session = TeeSession(start_of(home.wallet, PhoneOptions(trusted_ui=trusted_ui, tty=tty, term=term)))
-    try:
-        yield session
-    finally:
-        session.close()
+    with _kept(tty):
+        session = TeeSession(start_of(home.wallet, PhoneOptions(trusted_ui=trusted_ui, tty=tty, term=term)))
+        try:
+            yield session
+        finally:
+            session.close()
+
+
+@contextmanager
+def _kept(tty: str) -> Iterator[None]:
+    """Leave the terminal as it was found, also when a dialog was cut off; its window closed is Ctrl-C."""
+    import termios
+
+    signal.signal(signal.SIGHUP, _interrupt)
+    if not tty:
+        yield
+        return
+    with Path(tty).open("rb", buffering=0) as terminal:
+        before = termios.tcgetattr(terminal)
+        try:
+            yield
+        finally:
+            with suppress(termios.error):
+                termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
 
 
 def _agreed(session: TeeSession, command: CommandId, parameters: Wire | None = None) -> bool:
@@ -380,6 +400,28 @@ def pair(home: Home, as_json: bool, forget: bool, key_link: str | None, trusted_
             with IssuerLink(_issuer_option(home, issuer)) as link_to_issuer:
                 Account(session, link_to_issuer, key).apply(view.currency, KEY_POOL_SIZE, with_key=True)
         return _report_done(done, "The Key", as_json=as_json, yes="paired", no="not paired")
+
+
+@cli.command()
+@click.argument("direction", type=click.Choice(["out", "in"]))
+@key_option
+@dialog_option
+@common_options
+def move(home: Home, as_json: bool, direction: str, key_link: str | None, trusted_ui: str) -> int:
+    """Move the whole purse out to the paired Trusted Key, or in from it: money, cards and all that was paid.
+
+    Another wallet that is paired with that Key takes it in. A move that was torn is gone on with by the same command;
+    `in` also ends a move out that never reached the Key.
+    """
+    from wallet.key_line import KeyLine
+    from wallet.phone import DIALOGS_SECONDS
+    from wallet.tee.contract import Agreed, CommandId
+
+    command = CommandId.MOVE_OUT if direction == "out" else CommandId.MOVE_IN
+    with _trusted(home, trusted_ui) as session, KeyLine(_key_link(home, key_link)) as key:
+        done = Agreed.decode(key.converse(session, command, timeout=DIALOGS_SECONDS)).done
+        where = "at the Key" if direction == "out" else "here"
+        return _report_done(done, "The purse", as_json=as_json, yes=where, no="not moved")
 
 
 @cli.command()

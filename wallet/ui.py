@@ -46,6 +46,7 @@ def view_as_json(view: WalletView) -> dict[str, Any]:
         "key_limit": _limit(view.key_limit, view.currency),
         "key_cards_left": view.key_cards_left,
         "held": view.held,
+        "moving": view.moving,
     }
 
 
@@ -78,6 +79,8 @@ def view_as_text(view: WalletView) -> str:
     if view.key:
         above = f"; above {amount_of(view.key_limit, view.currency)} it is needed" if view.key_limit else ""
         lines.append(f"Key      {view.key.hex()}, {view.key_cards_left} cards{above}")
+    if view.moving:
+        lines.append("MOVING   the purse is on its way; `tap-wallet move` goes on with it, nothing is paid until then")
     if view.held:
         lines.append("HELD     locked at the Key; choose “Ready to pay” there")
     return "\n".join(lines)

@@ -116,7 +116,7 @@ def _every_debit_is_settled(patch: Patch) -> None:
     def settle(self: Tap, session: Any, debit: Debit) -> Any:
         from protocol.messages import DebitResult
 
-        self._settle(session, debit)
+        yield from self._settle(session, debit)
         return DebitResult(session.result, session.transaction.signature)
 
     patch.setattr(Tap, "_debit", settle)
@@ -237,7 +237,7 @@ def _cheap_currency(stage: Stage) -> bool:
 
 
 def _status_words_are_believed(patch: Patch) -> None:
-    patch.setattr(Terminal, "_debit", lambda _, session, debit: session.debit(debit))
+    patch.setattr(Terminal, "_debit", lambda _, __, session, debit: session.debit(debit))
 
 
 @attack("M7", _status_words_are_believed)

@@ -292,7 +292,7 @@ def _payload_changed_after_it_was_read(_: Stage) -> bool:
 
 
 def _cards_are_not_spent(patch: Patch) -> None:
-    def first(self: Vault) -> Credential:
+    def first(self: Vault, *, with_key: bool) -> Credential:
         return next(Credential.decode(value) for _, value in self._storage.items(CREDENTIAL))
 
     patch.setattr(Vault, "next_credential", first)

@@ -60,9 +60,22 @@ def _linking(captures: dict[str, list[bytes]]) -> set[bytes]:
     others = [_windows(frames) for name, frames in captures.items() if name.startswith("another")]
     shared = set(here) & set(there)
     assert shared  # the commands' headers, the name, the certificates' tags
-    return {
+    unlike_others = {
         piece for piece in shared if not any(here[piece] & there[piece] & other.get(piece, set()) for other in others)
     }
+    everybody = [frames for name, frames in captures.items() if name.startswith("another")]
+    return {piece for piece in unlike_others if not _is_mostly_constant(piece, here[piece] & there[piece], everybody)}
+
+
+def _is_mostly_constant(piece: bytes, places: set[tuple[int, int]], others: list[list[bytes]]) -> bool:
+    """Tell whether two bytes or more are everybody's there: then one time in 256, or less, the rest is alike by chance."""
+
+    def is_everybodys(number: int, at: int, value: int) -> bool:
+        return all(number < len(one) and at < len(one[number]) and one[number][at] == value for one in others)
+
+    return any(
+        sum(is_everybodys(number, at + offset, piece[offset]) for offset in range(_WINDOW)) > 1 for number, at in places
+    )
 
 
 @pytest.mark.attack("N1")

@@ -12,7 +12,7 @@ import pytest
 from lab.fixtures import Laboratory, Setup
 from pos.outcome import Outcome, OutcomeKind, Step
 from pos.terminal import Terminal, TerminalOptions
-from protocol.errors import LinkUnavailableError, UsageError
+from protocol.errors import InUseError, LinkUnavailableError, UsageError
 from protocol.money import Amount
 from tests.end_to_end.commands import serving, tap
 from tests.end_to_end.parties import EditingCard, link_to
@@ -52,7 +52,7 @@ def test_one_terminal_charges_again_and_again(home: Path, link: str) -> None:
 
 
 def test_two_terminals_at_one_home_are_refused(home: Path) -> None:
-    with Terminal.open(home), pytest.raises(UsageError, match="another terminal process"):
+    with Terminal.open(home), pytest.raises(InUseError, match="another terminal process"):
         Terminal.open(home)
 
 

@@ -106,8 +106,9 @@ def test_the_wallet_finds_it_and_the_air_shows_nothing_but_6982(
     assert outcome.reason == "the wallet does not accept this terminal"
     assert [one.answer for one in link.exchanges][2:] == [REFUSED]
     assert state(laboratory) == before
-    last = laboratory.history()[lines:]
-    assert [(line.what, line.reason) for line in last] == [("terminal not accepted", check.value)]
+    last = laboratory.history()[-1]
+    assert (last.what, last.reason) == ("terminal not accepted", check.value)
+    assert len(laboratory.history()) <= lines + 1  # said twice in a row, it is one line
     with Journal(tmp_path) as journal:
         assert journal.records() == []
 

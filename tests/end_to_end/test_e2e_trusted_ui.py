@@ -19,6 +19,7 @@ from tests.end_to_end.commands import Running, balance, command_line, tap
 
 _TTY = ("--trusted-ui", "pinentry:pinentry-tty")
 _CURSES = ("--trusted-ui", "pinentry:pinentry-curses")
+Surface = tuple[str, str]
 _PATIENCE = 20.0
 _KEY_DOWN = "\x1b[B"
 _PROMPT = "Pay 60.00 EUR to Corner Bakery?"
@@ -213,6 +214,45 @@ def _children(pid: int) -> list[int]:
 
 def _name(pid: int) -> str:
     return Path(f"/proc/{pid}/exe").readlink().name
+
+
+@pytest.mark.parametrize("surface", [_TTY, _CURSES], ids=["tty", "curses"])
+def test_ctrl_c_in_a_dialog_ends_it_and_everything_it_started(with_pin: Path, window: Opener, surface: Surface) -> None:
+    choosing = window("phrase", *surface)
+    choosing.expect("Your PIN, to choose")
+    dialogs = [pid for tee in _children(choosing._child.pid) for pid in _children(tee)]
+    assert len(dialogs) == 2
+    choosing.close_by_ctrl_c()
+    until = time.monotonic() + _PATIENCE
+    while any(Path(f"/proc/{one}").exists() for one in dialogs) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not [one for one in dialogs if Path(f"/proc/{one}").exists()]
+    shown = tap("wallet", "show", "--json", home=with_pin)
+    assert (shown.code, shown.json["pin_tries"]) == (0, 3)
+
+
+def test_a_window_that_is_closed_in_a_dialog_leaves_the_wallet_free(with_pin: Path, window: Opener) -> None:
+    choosing = window("phrase", *_CURSES)
+    choosing.expect("Your PIN, to choose")
+    tee = _children(choosing._child.pid)
+    os.kill(choosing._child.pid, signal.SIGHUP)  # as the kernel does when the terminal goes
+    until = time.monotonic() + _PATIENCE
+    while any(Path(f"/proc/{one}").exists() for one in tee) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert tap("wallet", "sync", home=with_pin).code == 0
+
+
+def test_dialogs_that_were_killed_are_told_of(home: Path, window: Opener) -> None:
+    wallet = window("serve", *_TTY)
+    wallet.expect("ready at")
+    for one in [pid for tee in _children(wallet._child.pid) for pid in _children(tee)]:
+        os.kill(one, signal.SIGKILL)
+    for _ in range(2):
+        assert _charge(home) == "see phone"
+        wallet.expect("user did not agree")
+    assert _charge(home) == "see phone"
+    wallet.expect("nobody can be asked any more")
+    wallet.close_by_ctrl_c()
 
 
 # --- without a terminal, or without the program

@@ -332,7 +332,7 @@ def test_two_cards_at_one_port_end_the_second_or_leave_it_waiting(rig: Rig) -> N
 
 def test_terminal_address_that_does_not_exist_is_a_sentence() -> None:
     with pytest.raises(LinkUnavailableError, match="no NFC device"):
-        NfcLink("udp:no.such.host.invalid:1")
+        NfcLink("udp:no.such.host.invalid:54321")
 
 
 # --- nfcpy's own reader

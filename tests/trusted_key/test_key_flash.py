@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from protocol.errors import UsageError
+from protocol.errors import InUseError, UsageError
 from protocol.labels import Label
 from protocol.secret import Secret
 from wallet.trusted_key import flash as flash_module
@@ -78,7 +78,7 @@ def test_equal_values_look_different(folder: Path) -> None:
 
 
 def test_a_second_process_is_told_so(folder: Path) -> None:
-    with Flash(folder), pytest.raises(UsageError, match="another process is using the Key"):
+    with Flash(folder), pytest.raises(InUseError, match="another process is using the Key"):
         Flash(folder)
     assert state_of(folder)
 

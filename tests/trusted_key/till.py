@@ -29,17 +29,24 @@ PATIENCE = 10.0
 class Till(Closing):
     """The laboratory, the Key at `memory:…`, and what the customer does."""
 
-    def __init__(self, home: Home, folder: Path, *answers: str, clock: Clock = time.monotonic) -> None:
-        """Open the shop; `answers` are those on the trusted UI, line by line, and `clock` is the Key's."""
+    def __init__(
+        self, home: Home, folder: Path, *answers: str, clock: Clock = time.monotonic, key: TrustedKey | None = None
+    ) -> None:
+        """Open the shop; `answers` are those on the trusted UI, line by line.
+
+        `clock` is that of the Key that is made, unless `key` is there already.
+        """
         script = folder / "script"
         script.write_text("\n".join(answers))
         self.shown_file = folder / "script.shown"
-        self.key = TrustedKey(folder / "key", clock=clock)
+        self._own = TrustedKey(folder / "key", clock=clock) if key is None else None
+        self.key = key or self._own or TrustedKey(folder / "key")
         self._name = f"{folder}/key"
         self._port = MemoryPort(self._name)
         self.lay(self.key.card)
         options = PhoneOptions(trusted_ui=f"scripted:{script}", key_link=f"memory:{self._name}")
         self.laboratory = Laboratory(home=home.path, options=options)
+        self._answers = self._answered()
 
     def lay(self, card: CardHandler | None) -> None:
         """Put a card where the Key is looked for, or take it away."""
@@ -92,11 +99,12 @@ class Till(Closing):
         assert not hand.is_alive()
 
     def pair(self, button: str = "ok") -> bool:
-        """Pair wallet and Key, as `tap-wallet pair` does."""
+        """Pair wallet and Key, as `tap-wallet pair` does; without a button nobody is at the Key."""
         phone = self.laboratory.phone
-        with self.pressing(button, "Pair with a phone that shows"):
+        hand = self.pressing(button, "Pair with a phone that shows") if button else contextlib.nullcontext()
+        with hand:
             done = Agreed.decode(phone.key.converse(phone.tee, CommandId.PAIR_KEY, timeout=DIALOGS_SECONDS)).done
-        if done and not self.view.key_cards_left:
+        if done and self.view.currency and not self.view.key_cards_left:
             with IssuerLink(self.laboratory.home.issuer_url) as issuer:
                 Account(phone.tee, issuer, phone.key).apply(self.view.currency, 4, with_key=True)
         return done
@@ -114,10 +122,14 @@ class Till(Closing):
 
     def wait_for_answer(self) -> None:
         """Wait until the consent that was asked for last is decided."""
-        history = self.laboratory.phone.history
-        self._wait(lambda: history.entries()[-1].what.startswith("user "), "nobody said what the user answered")
+        self._answers += 1
+        self._wait(lambda: self._answered() >= self._answers, "nobody said what the user answered")
+
+    def _answered(self) -> int:
+        return sum(one.what.startswith("user ") for one in self.laboratory.phone.history.entries())
 
     def close(self) -> None:
         self.laboratory.close()
         self._port.close()
-        self.key.close()
+        if self._own is not None:
+            self._own.close()

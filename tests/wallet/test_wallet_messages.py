@@ -234,7 +234,7 @@ def test_an_answer_is_no_request(tee: RawTee) -> None:
 
 
 @pytest.mark.attack("I4")
-@pytest.mark.parametrize("command", [0, 15, 19, 30, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("command", [0, 17, 19, 30, 0x7FFFFFFF, 0xFFFFFFFF])
 def test_an_unknown_command_is_not_supported(tee: RawTee, command: int) -> None:
     answer, _ = tee.invoke(command)
     assert (answer.result, answer.origin) == (TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP)

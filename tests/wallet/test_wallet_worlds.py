@@ -142,7 +142,14 @@ def _use_trusted_ui(laboratory: Laboratory) -> None:
     assert tee.invoke(CommandId.CHANGE_PIN, Agreed).done
     assert tee.invoke(CommandId.CHOOSE_PHRASE, Agreed).done
     assert Agreed.decode(tee.invoke_command(CommandId.CHANGE_LIMITS, NewLimits(50_00, 300_00, 9))).done
-    for command in (CommandId.PAIR_KEY, CommandId.KEY_ANSWER, CommandId.FETCH_FROM_KEY, CommandId.FORGET_KEY):
+    for command in (
+        CommandId.PAIR_KEY,
+        CommandId.KEY_ANSWER,
+        CommandId.FETCH_FROM_KEY,
+        CommandId.MOVE_OUT,
+        CommandId.MOVE_IN,
+        CommandId.FORGET_KEY,
+    ):
         with suppress(TeeError):  # there is no Key here: tests/trusted_key has wallets with one
             tee.invoke_command(command, KeyAnswer(1, b"") if command is CommandId.KEY_ANSWER else None)
     with closing(Register(laboratory.home.issuer)) as register:
@@ -155,7 +162,7 @@ def _use_trusted_ui(laboratory: Laboratory) -> None:
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     border = Border()
     script = tmp_path_factory.mktemp("surface") / "script"
-    script.write_text("\n".join(f"type {one}" for one in (_PIN, _PIN, _PIN, _PHRASE, _PIN, _PIN, _PIN, _PIN)))
+    script.write_text("\n".join(f"type {one}" for one in (_PIN, _PIN, _PIN, _PHRASE, *4 * [_PIN], _PIN)))
     send = message.send
 
     def send_and_note(descriptor: int, one: Message) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from wallet.environment.shared_memory import REGION, SharedMemory
 _log = logging.getLogger(__name__)
 START_SECONDS = 20.0
 ANSWER_SECONDS = 10.0
-_STOP_SECONDS = 5.0
+_STOP_SECONDS = 1.0
 
 
 class TrustedWorldGoneError(TapLabError):
@@ -157,7 +158,9 @@ class HardwareEnvironment:
         self._socket.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
-        if self._process.poll() is None:
+        if self._process.poll() is None:  # it waits for its user, who is no longer asked
             self._process.kill()
             self._process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)  # its dialogs, which do not notice by themselves
         self._memory.close()

@@ -101,6 +101,8 @@ class CommandId(IntEnum):
     FORGET_KEY = 12
     KEY_ANSWER = 13
     FETCH_FROM_KEY = 14
+    MOVE_OUT = 15
+    MOVE_IN = 16
     PIN_ANCHORS = 20
     APPLY = 21
     INSTALL = 22
@@ -251,7 +253,7 @@ class NewLimits(Wire):
 
 @dataclass(frozen=True, slots=True)
 class Agreed(Wire):
-    """CHANGE_PIN, CHOOSE_PHRASE, CHANGE_LIMITS and PAIR_KEY answer: whether the user did it; nothing of it."""
+    """What the commands answer that the user does on the trusted UI: whether it was done; nothing of what was typed."""
 
     done: bool
 
@@ -264,7 +266,7 @@ class WalletView(Wire):
 
     `pin_tries` is how many are left, NO_PIN where there is none. `key` names the Trusted Key that is paired, empty without
     one; `key_cards_left` counts the cards that it backs, which are not among `cards_left`. `held` says that the user locked
-    the wallet at the Key.
+    the wallet at the Key, `moving` that its purse is on its way to or from there.
     """
 
     device: bytes
@@ -282,6 +284,7 @@ class WalletView(Wire):
     key: bytes = b""
     key_cards_left: int = 0
     held: bool = False
+    moving: bool = False
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Prefixed(Byte, GreedyBytes),
@@ -299,6 +302,7 @@ class WalletView(Wire):
         "key" / Prefixed(Byte, GreedyBytes),
         "key_cards_left" / Int16ub,
         "held" / Flag,
+        "moving" / Flag,
     )
 
 

@@ -63,12 +63,12 @@ from wallet.tee.trusted_ui import Prompt, TrustedUi
 
 HOST = b"key/host"
 PAIRED = b"key/paired"
-EPOCH = b"key/epoch"
-KEPT_AT_REISSUE = (HOST, PAIRED, EPOCH)
+EPOCH = b"key/epoch/"
+KEPT_AT_REISSUE = (HOST, PAIRED)  # how far the Key has counted is learnt anew: what was put back is over
 NAME_BYTES = 8
 _QUESTION_SECONDS = 60
 _LOOK_AGAIN_MS = 150
-_COUNTER = b"epoch"
+_COUNTER = b"epoch/"
 _YEARS = timedelta(days=20 * 365)
 _CURVE = ec.SECP256R1()
 _PAIR_LOOK = 0x01
@@ -114,7 +114,7 @@ class _Epoch(Wire):
 
 
 @dataclass(slots=True)
-class _Line:
+class Line:
     """A Key that was selected, and the channel to it."""
 
     modules: tuple[KeyModule, ...]
@@ -153,7 +153,7 @@ class KeyAgent:
         if KeyModule.CHANNEL not in modules or KeyModule.INTERACTION not in modules:
             raise KeyGoneError("this Key cannot be paired: it has no channel, or no screen to ask its user on")
         certificate = yield from self._leaf()
-        line = _Line(modules, open_scp11b(PairedKey(certificate), self._moment()))
+        line = Line(modules, open_scp11b(PairedKey(certificate), self._moment()))
         yield from self._shake(line)
         host = self._host()
         state = yield from self._ask(line, KeyIns.PAIR, host.certificate)
@@ -163,14 +163,27 @@ class KeyAgent:
             return False
         if not (yield from self._answered(line, KeyIns.PAIR, state, p1=_PAIR_LOOK)):
             return False
-        self._storage.commit({PAIRED: certificate, EPOCH: None})
-        line = yield from self._opened()
-        yield from self._begin_counting(line)
+        before = self._storage.get(PAIRED)
+        self._storage.commit({PAIRED: certificate})
+        try:
+            yield from self._count((yield from self.opened()))
+        except TapLabError:
+            if not self.has_found_a_copy:
+                self._storage.commit({PAIRED: before})
+            raise
         return True
 
+    @property
+    def has_found_a_copy(self) -> bool:
+        """Whether a Key has shown that this storage was put back."""
+        return self._storage.get(ROLLED_BACK) is not None
+
     def forget(self) -> None:
-        """Forget the Key; the Key keeps its half of the pairing until its owner removes it."""
-        self._storage.commit({PAIRED: None, EPOCH: None})
+        """Forget the Key; the Key keeps its half of the pairing until its owner removes it.
+
+        How far it has counted is not forgotten: pairing again must not hide that storage was put back.
+        """
+        self._storage.commit({PAIRED: None})
 
     def _leaf(self) -> Talk[bytes]:
         command = scp11.get_certificates(Variant.SCP11B, 1)
@@ -198,7 +211,7 @@ class KeyAgent:
         """Let the Key ask its user for exactly this payment; False for anything but a press on OK."""
         question = PaymentQuestion(_QUESTION_SECONDS, debit.amount, debit.currency, terminal)
         try:
-            line = yield from self._opened()
+            line = yield from self.opened()
             yield from self._count(line)
             state = yield from self._ask(line, KeyIns.CONFIRM_PAYMENT, question)
             return (yield from self._answered(line, KeyIns.POLL, state))
@@ -210,15 +223,15 @@ class KeyAgent:
 
         Keys of ours that are not `kept` go: their cards were shown and not paid with, or never came.
         """
-        line = yield from self._opened()
-        listed = KeyList.decode((yield from self._secured(line, KeyIns.LIST_KEYS)).data)
+        line = yield from self.opened()
+        listed = KeyList.decode((yield from self.secured(line, KeyIns.LIST_KEYS)).data)
         for one in listed.keys:
             if one.use is SlotUse.RECEIPT and one.rule is Rule.CREATOR and one.name not in kept:
-                yield from self._secured(line, KeyIns.DELETE_KEY, Named(one.name))
+                yield from self.secured(line, KeyIns.DELETE_KEY, Named(one.name))
         points = []
         for name in names:
             order = GenerateKey(name, KeyKind.P256, SlotUse.RECEIPT, Rule.CREATOR)
-            response = yield from self._secured(line, KeyIns.GENERATE_KEY, order)
+            response = yield from self.secured(line, KeyIns.GENERATE_KEY, order)
             if len(response.data) != signing.POINT_LENGTH:
                 raise VerificationError(Check.CHANNEL)
             points.append(response.data)
@@ -227,8 +240,8 @@ class KeyAgent:
     def co_sign(self, name: bytes, receipt: Receipt, point: bytes) -> Talk[bytes]:
         """Return the Key's signature over `receipt`, checked; b"" when there is none."""
         try:
-            line = yield from self._opened()
-            response = yield from self._secured(line, KeyIns.SIGN_RECEIPT, ReceiptOrder(name, receipt))
+            line = yield from self.opened()
+            response = yield from self.secured(line, KeyIns.SIGN_RECEIPT, ReceiptOrder(name, receipt))
         except (KeyGoneError, StatusError, VerificationError, DecodeError):
             return b""
         good = len(response.data) == signing.SIGNATURE_LENGTH and signing.is_valid(
@@ -238,40 +251,44 @@ class KeyAgent:
 
     def fetch(self) -> Talk[KeyEvent | None]:
         """Return what the user began on the Key, if anything."""
-        line = yield from self._opened()
-        yield from self._secured(line, KeyIns.CLEAR)
+        line = yield from self.opened()
+        yield from self.secured(line, KeyIns.CLEAR)
         if not line.event_bytes:
             return None
-        return KeyEvent.decode((yield from self._secured(line, KeyIns.FETCH)).data)
+        return KeyEvent.decode((yield from self.secured(line, KeyIns.FETCH)).data)
 
     # --- the counter
 
-    def _begin_counting(self, line: _Line) -> Talk[None]:
-        """Have a counter at the Key that only this trusted world advances; it may be there from an earlier pairing."""
+    def _count(self, line: Line) -> Talk[None]:
+        """Advance storage, then the Key; storage that is behind the Key was put back, freshness counter and all."""
         if KeyModule.COMPUTING not in line.modules:
             return
-        try:
-            value = yield from self._counter(line, CounterStep.CREATE, NewCounter(_COUNTER, Rule.CREATOR))
-        except StatusError:
-            line = yield from self._opened()  # an error has ended the channel
-            value = yield from self._counter(line, CounterStep.READ, Named(_COUNTER))
-        self._storage.commit({EPOCH: _Epoch(value).encode()})
-
-    def _count(self, line: _Line) -> Talk[None]:
-        """Advance storage, then the Key; storage that is behind the Key was put back, freshness counter and all."""
-        stored = self._storage.get(EPOCH)
-        if stored is None:
-            return
-        epoch = _Epoch.decode(stored).value
-        value = yield from self._counter(line, CounterStep.READ, Named(_COUNTER))
-        if value > epoch:
+        place = EPOCH + self.paired
+        stored = self._storage.get(place)
+        value = yield from self._counted(line)
+        if stored is not None and value > _Epoch.decode(stored).value:
             self._storage.commit({ROLLED_BACK: b"\x01"})
             raise KeyGoneError("the Key has counted further than this storage: it was put back")
-        self._storage.commit({EPOCH: _Epoch(value + 1).encode()})
-        yield from self._counter(line, CounterStep.ADVANCE, Named(_COUNTER))
+        self._storage.commit({place: _Epoch(value + 1).encode()})
+        yield from self._counter(line, CounterStep.ADVANCE, Named(self._counter_name()))
 
-    def _counter(self, line: _Line, step: CounterStep, body: Wire) -> Talk[int]:
-        response = yield from self._secured(line, KeyIns.COUNTER, body, p1=step)
+    def _counted(self, line: Line) -> Talk[int]:
+        """Return how far the Key has counted for this trusted world; it begins when it never has.
+
+        A refusal is no news: anybody on the way could have said it. What counts is an answer with a MAC.
+        """
+        name = self._counter_name()
+        try:
+            return (yield from self._counter(line, CounterStep.READ, Named(name)))
+        except StatusError:
+            return (yield from self._counter(line, CounterStep.CREATE, NewCounter(name, Rule.CREATOR)))
+
+    def _counter_name(self) -> bytes:
+        """Return the name of this trusted world's counter: a Key may be paired with several."""
+        return _COUNTER + hashlib.sha256(self._host().certificate).digest()[:NAME_BYTES]
+
+    def _counter(self, line: Line, step: CounterStep, body: Wire) -> Talk[int]:
+        response = yield from self.secured(line, KeyIns.COUNTER, body, p1=step)
         return CounterValue.decode(response.data).value
 
     # --- the line
@@ -291,7 +308,7 @@ class KeyAgent:
             raise KeyGoneError("what is there is no Trusted Key")
         return KeyFci.decode(response.data).offer.modules
 
-    def _opened(self) -> Talk[_Line]:
+    def opened(self) -> Talk[Line]:
         """Open SCP11a with the paired Key."""
         certificate = self._storage.get(PAIRED)
         if certificate is None:
@@ -300,18 +317,19 @@ class KeyAgent:
         modules = yield from self._select()
         key = ec.derive_private_key(int.from_bytes(host.scalar, "big"), _CURVE)
         identity = HostIdentity(key, (host.certificate,))
-        line = _Line(modules, open_scp11a(identity, PairedKey(certificate), self._moment()))
+        line = Line(modules, open_scp11a(identity, PairedKey(certificate), self._moment()))
         yield from self._shake(line)
         return line
 
-    def _shake(self, line: _Line) -> Talk[None]:
+    def _shake(self, line: Line) -> Talk[None]:
         while (command := line.channel.next_command()) is not None:
             response = yield from self._say(command)
             line.channel.take(response)
 
-    def _secured(
-        self, line: _Line, ins: KeyIns, body: Wire | bytes = b"", *, p1: int = 0, pause_ms: int = 0
+    def secured(
+        self, line: Line, ins: KeyIns, body: Wire | bytes = b"", *, p1: int = 0, pause_ms: int = 0
     ) -> Talk[Response]:
+        """Say one command through the channel; StatusError when the Key refuses it."""
         command = line.channel.wrap(key_command(ins, body, p1=p1, ne=MAX_NE))
         response = line.channel.unwrap((yield from self._say(command, pause_ms)))
         line.event_bytes = event_length(response.sw)
@@ -319,15 +337,15 @@ class KeyAgent:
             raise_for_status(ins.title, response.sw)
         return response
 
-    def _ask(self, line: _Line, ins: KeyIns, body: Wire | bytes) -> Talk[QuestionState]:
-        return QuestionState.decode((yield from self._secured(line, ins, body)).data)
+    def _ask(self, line: Line, ins: KeyIns, body: Wire | bytes) -> Talk[QuestionState]:
+        return QuestionState.decode((yield from self.secured(line, ins, body)).data)
 
-    def _answered(self, line: _Line, ins: KeyIns, state: QuestionState, *, p1: int = 0) -> Talk[bool]:
+    def _answered(self, line: Line, ins: KeyIns, state: QuestionState, *, p1: int = 0) -> Talk[bool]:
         """Look until the question has its answer. The Key ends it after a minute; who holds it longer has no yes."""
         looks = 2 * 1000 * _QUESTION_SECONDS // _LOOK_AGAIN_MS
         for _ in range(looks):
             look = QuestionNumber(state.number)
-            response = yield from self._secured(line, ins, look, p1=p1, pause_ms=_LOOK_AGAIN_MS)
+            response = yield from self.secured(line, ins, look, p1=p1, pause_ms=_LOOK_AGAIN_MS)
             now = QuestionState.decode(response.data)
             if now.number != state.number:
                 return False

@@ -43,6 +43,7 @@ from wallet.tee.contract import (
     WalletView,
 )
 from wallet.tee.key_agent import KeyAgent, Talk, slot_name
+from wallet.tee.moving import Mover
 from wallet.tee.phrase import PhrasedUi
 from wallet.tee.pin import Pins
 from wallet.tee.state import Limits
@@ -63,6 +64,19 @@ class _Entry:
 
 
 _MAX_TALKS = 4
+_CHANGE_THE_PURSE = frozenset(
+    {
+        CommandId.PIN_ANCHORS,
+        CommandId.APPLY,
+        CommandId.INSTALL,
+        CommandId.REQUEST_LOAD,
+        CommandId.LOAD,
+        CommandId.OBEY_LIST,
+        CommandId.REQUEST_STATEMENT,
+        CommandId.SETTLE,
+        CommandId.CHANGE_LIMITS,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +111,7 @@ class PaymentApplication:
         self._ui = PhrasedUi(ui, storage)
         self._pins = Pins(storage, self._ui)
         self._key = KeyAgent(storage, self._ui, self._vault.now)
+        self._mover = Mover(storage, self._key)
         self._consents = Consents(self._ui, pins=self._pins, key=self._key, at_once=at_once)
         self._unblocking = Unblock(self._vault, self._pins)
         self._lockdown = lockdown
@@ -115,6 +130,8 @@ class PaymentApplication:
             CommandId.PAIR_KEY: _Entry(Nothing, self._pair_key),
             CommandId.FORGET_KEY: _Entry(Nothing, self._forget_key),
             CommandId.FETCH_FROM_KEY: _Entry(Nothing, self._fetch_from_key),
+            CommandId.MOVE_OUT: _Entry(Nothing, self._move_out),
+            CommandId.MOVE_IN: _Entry(Nothing, self._move_in),
             CommandId.KEY_ANSWER: _Entry(KeyAnswer, self._key_answer),
             CommandId.SHOW: _Entry(Nothing, self._show),
             CommandId.REPORT: _Entry(Nothing, self._report),
@@ -133,6 +150,8 @@ class PaymentApplication:
     def invoke(self, command: int, parameters: bytes) -> bytes:
         """Check the shape of the parameters, then run the command."""
         entry = self._entries.get(command)
+        if command in _CHANGE_THE_PURSE and self._vault.is_moving:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the purse is on its way: tap-wallet move")
         if entry is None:
             raise TeeError(TeeResult.NOT_SUPPORTED, Origin.TRUSTED_APP, "the payment application has no such command")
         return entry.handle(entry.takes.decode(parameters))
@@ -149,7 +168,7 @@ class PaymentApplication:
     def _begin_tap(self, _: Nothing) -> bytes:
         self._forget_talk_of_tap()
         self._tap = Tap(self._vault, self._book, self._consents, self._key)
-        return BegunTap(self._tap.nonce, self._vault.is_locked or self._vault.is_held).encode()
+        return BegunTap(self._tap.nonce, self._vault.is_locked or self._vault.is_held or self._vault.is_moving).encode()
 
     def _get_virtual_card(self, request: CardRequest) -> bytes:
         return self._current_tap().get_virtual_card(request)
@@ -164,6 +183,8 @@ class PaymentApplication:
     def _current_tap(self) -> Tap:
         if self._vault.is_locked:
             raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "payment is locked: the storage was put back")
+        if self._vault.is_moving:
+            raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "the purse is on its way: tap-wallet move")
         if self._vault.is_held:
             raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "the user has locked the wallet at the Key")
         if self._tap is None:
@@ -212,14 +233,54 @@ class PaymentApplication:
 
     def _paired(self) -> Talk[bytes]:
         may = not self._pins.is_set or self._pins.enter(Prompt("Your PIN, to pair a Key:"))
-        return Agreed(may and (yield from self._key.pair())).encode()
+        before = self._key.paired
+        done = may and (yield from self._key.pair())
+        if before and self._key.paired != before:
+            self._vault.drop_backed()
+        return Agreed(done).encode()
 
     def _forget_key(self, _: Nothing) -> bytes:
         prompt = Prompt("Forget the Trusted Key? Payments that need it are over until another one is paired.")
         agreed = self._pins.enter(prompt) if self._pins.is_set else self._ui.confirm(prompt)
         if agreed:
             self._key.forget()
+            self._vault.drop_backed()
         return Agreed(agreed).encode()
+
+    def _move_out(self, _: Nothing) -> bytes:
+        return self._go_on(_Talking(self._moved_out()))
+
+    def _moved_out(self) -> Talk[bytes]:
+        self._require_unlocked()
+        prompt = Prompt("Move all your money and cards to the Trusted Key?")
+        agreed = self._pins.enter(prompt) if self._pins.is_set else self._ui.confirm(prompt)
+        if agreed:
+            self._tap = None
+            try:
+                yield from self._mover.out()
+            finally:
+                self._read_again()
+        return Agreed(agreed).encode()
+
+    def _move_in(self, _: Nothing) -> bytes:
+        return self._go_on(_Talking(self._moved_in()))
+
+    def _moved_in(self) -> Talk[bytes]:
+        self._require_unlocked()
+        self._tap = None
+        try:
+            yield from self._mover.take_back() if self._mover.is_leaving else self._mover.take_in()
+        finally:
+            self._read_again()
+        return Agreed(done=True).encode()
+
+    def _require_unlocked(self) -> None:
+        if self._vault.is_locked:
+            raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "the wallet is locked: tap-wallet sync")
+
+    def _read_again(self) -> None:
+        self._vault.forget_cache()
+        self._book.read_again()
 
     def _fetch_from_key(self, _: Nothing) -> bytes:
         return self._go_on(_Talking(self._fetched()))
@@ -284,6 +345,7 @@ class PaymentApplication:
             self._key.paired,
             len(self._vault.usable_credentials(with_key=True)),
             self._vault.is_held,
+            self._vault.is_moving,
         )
 
     def _report(self, _: Nothing) -> bytes:

@@ -40,6 +40,10 @@ class _EndedError(TapLabError):
     """The program has ended."""
 
 
+class NoDialogLeftError(TapLabError):
+    """Every program has ended, and a locked-down world starts no other."""
+
+
 def find(program: str) -> str:
     """Return the path of `program`, or of the first pinentry for terminals; MissingOnMachineError when there is none."""
     for name in (program,) if program else PROGRAMS:
@@ -60,8 +64,7 @@ class _Program:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={"TERM": terminal.kind, "LC_CTYPE": "C.UTF-8"},
-            start_new_session=True,
-        )
+        )  # in the trusted world's process group, so that whoever ends that ends the dialogs
         if process.stdin is None or process.stdout is None:
             raise _EndedError("pinentry has no input or output")
         self.pid = process.pid
@@ -123,7 +126,7 @@ class _Program:
 
 
 class Pinentry:
-    """The dialogs. A cancelled, timed out or vanished dialog is a no, never an error."""
+    """The dialogs. A cancelled, timed out or vanished dialog is a no; NoDialogLeftError once none can be shown."""
 
     def __init__(self, path: str, terminal: Terminal, timeout: int) -> None:
         """Start the program; MissingOnMachineError or UsageError says why there can be no dialog."""
@@ -154,17 +157,17 @@ class Pinentry:
 
     def _dialog(self, lines: tuple[str, ...]) -> bytes | None:
         """Say every line to the first program that lives; return the data of the last, None unless that was OK."""
-        while self._programs:
-            try:
-                *before, last = lines
-                for line in before:
-                    self._programs[0].say(line)
-                done, data = self._programs[0].say(last)
-            except _EndedError:
-                self._programs.pop(0)
-                return None  # whoever closed the dialog for good has answered
-            return data if done else None
-        return None
+        if not self._programs:
+            raise NoDialogLeftError("nobody can be asked any more: the dialog programs have ended; start this again")
+        try:
+            *before, last = lines
+            for line in before:
+                self._programs[0].say(line)
+            done, data = self._programs[0].say(last)
+        except _EndedError:
+            self._programs.pop(0)
+            return None  # whoever closed the dialog for good has answered
+        return data if done else None
 
 
 def _escape(text: str) -> str:

@@ -38,6 +38,8 @@ LIMITS = b"limits"
 PHRASE = b"phrase"
 ROLLED_BACK = b"rolled-back"
 HELD = b"held"
+MOVING_OUT = b"moving/out"
+MOVING_IN = b"moving/in"
 CREDENTIAL = b"cred/"
 TRANSACTION = b"txn/"
 

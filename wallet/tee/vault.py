@@ -32,6 +32,8 @@ from wallet.tee.state import (
     DEVICE,
     HELD,
     LIMITS,
+    MOVING_IN,
+    MOVING_OUT,
     PENDING,
     PURSE,
     ROLLED_BACK,
@@ -77,6 +79,11 @@ class Vault:
     def is_locked(self) -> bool:
         """Whether payment is locked, since storage or counter were put back."""
         return self._storage.is_stale or self._storage.get(ROLLED_BACK) is not None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether the purse is on its way to or from the Trusted Key, so that nothing is paid from it here."""
+        return self._storage.get(MOVING_OUT) is not None or self._storage.get(MOVING_IN) is not None
 
     @property
     def is_held(self) -> bool:
@@ -192,6 +199,12 @@ class Vault:
         if stored is None:
             raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "that credential is gone")
         return Credential.decode(stored)
+
+    def drop_backed(self) -> None:
+        """Forget the cards that a Trusted Key backs and that were never shown: it is not this wallet's any more."""
+        backed = self.usable_credentials(with_key=True)
+        self._storage.commit({one.key: None for one in backed})
+        self._unshown = None
 
     def put_next_card_first(self) -> None:
         """Let the next tap show another card than it would have shown."""

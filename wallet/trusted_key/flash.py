@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from console.files import write_privately
 from protocol import tally
 from protocol.closing import Closing
-from protocol.errors import TapLabError, UsageError
+from protocol.errors import InUseError, TapLabError, UsageError
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
 
@@ -152,7 +152,7 @@ def _take_lock(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise UsageError(
+        raise InUseError(
             f"another process is using the Key in {folder}; stop it first, or use another --home"
         ) from None
     return lock
