@@ -194,8 +194,8 @@ def test_what_cannot_be_has_its_sentence_and_code(home: Path, tmp_path_factory: 
 def test_a_second_key_process_is_told_so_and_the_first_goes_on(home: Path) -> None:
     with serving(home), talking(link_of(home)) as talk:
         second = key("serve", home=home)
-        assert (second.code, "another process is using the Key" in second.sentence) == (ExitCode.USAGE, True)
-        assert key("init", home=home).code == ExitCode.USAGE
+        assert (second.code, "another process is using the Key" in second.sentence) == (ExitCode.UNAVAILABLE, True)
+        assert key("init", home=home).code == ExitCode.UNAVAILABLE
         assert talk.sw(KeyIns.LIST) == OK
 
 
