@@ -15,7 +15,7 @@ from tests.end_to_end.commands import Running, balance, free_port, pids, serving
 
 CHARGE_FIELDS = {
     "outcome", "reason", "amount", "currency", "card", "reference", "receipt_verified", "charged", "settled",
-    "relay_ms", "relay_bound_ms", "relay_suspected", "apdus", "bytes_command", "bytes_response", "air_ms",
+    "relay_ms", "relay_bound_ms", "relay_suspected", "apdus", "bytes_command", "bytes_response", "key_bytes", "air_ms",
     "air_ms_106", "air_ms_106_to_receipt", "steps",
 }  # fmt: skip
 
