@@ -123,7 +123,7 @@ def test_ten_charges_in_a_row_are_approved(rig: Rig, stocked: ToldLaboratory, tm
     with Terminal(terminal_like(stocked.home.path), Journal(tmp_path), OPTIONS) as terminal:
         outcomes = [terminal.charge(AMOUNT, rig.link) for _ in range(10)]
     assert [outcome.kind for outcome in outcomes] == [APPROVED] * 10
-    assert len({outcome.card for outcome in outcomes}) == len({outcome.reference for outcome in outcomes}) == 10
+    assert len({outcome.reference for outcome in outcomes}) == 10  # of a card four digits differ: two may look alike
     assert had - stocked.balance.minor == 10 * AMOUNT.minor
 
 
