@@ -21,6 +21,7 @@ from tests.trusted_key.till import Till
 from wallet.account import Account
 from wallet.phone import DEVICE_FOLDER, STORAGE_FOLDER
 from wallet.tee.contract import Agreed, CommandId, TeeError
+from wallet.trusted_key.flash import Changes, Flash, FlashFailedError
 from wallet.trusted_key.key import TrustedKey
 
 _YES = ("confirm",) * 4
@@ -164,11 +165,12 @@ def test_torn_on_the_way_in_the_same_command_goes_on(two: Two, after: int) -> No
 
 
 class NotThere:
-    """A link that answers some commands in the Key's place: there is no such thing."""
+    """A link that answers some commands in the Key's place: there is no such thing. The Key hears them, if `heard`."""
 
-    def __init__(self, card: CardHandler, at: int) -> None:
+    def __init__(self, card: CardHandler, at: int, *, heard: bool = True) -> None:
         self._card = card
         self._at = at
+        self._heard = heard
         self._count = 0
 
     def activate(self) -> None:
@@ -179,8 +181,9 @@ class NotThere:
 
     def process(self, apdu: bytes) -> bytes:
         self._count += 1
-        answer = self._card.process(apdu)
-        return b"\x6a\x88" if self._count == self._at else answer
+        lies = self._count == self._at
+        answer = self._card.process(apdu) if self._heard or not lies else b""
+        return b"\x6a\x88" if lies else answer
 
 
 @pytest.mark.requirement("K2")
@@ -200,6 +203,46 @@ def test_a_lie_about_what_the_key_holds_makes_no_second_purse(two: Two) -> None:
     assert at > 6
     assert two.move(two.second, CommandId.MOVE_IN)
     assert two.usable()[0] == 0
+
+
+@pytest.mark.requirement("K2")
+@pytest.mark.attack("I2")
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_taker_whose_ticket_stays_behind_makes_no_second_purse(two: Two, *, heard: bool) -> None:
+    """Both users lie: the first says that its purse never came, the second lets the ticket lie while it takes the purse."""
+    assert not two.move(two.first, CommandId.MOVE_OUT, 8)  # it came to the Key, and the answer was lost
+    for at in range(5, 14):
+        two.second.lay(NotThere(two.key.card, at, heard=heard))
+        phone = two.second.laboratory.phone
+        with contextlib.suppress(TapLabError):
+            phone.key.converse(phone.tee, CommandId.MOVE_IN)
+        two.second.lay(None)
+        two.move(two.first, CommandId.MOVE_IN)
+        assert sum(one > 0 for one in two.usable()) <= 1
+
+
+@pytest.mark.requirement("K2")
+@pytest.mark.attack("T5")
+def test_a_ticket_that_the_key_cannot_delete_keeps_the_purse_where_it_is(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not two.move(two.first, CommandId.MOVE_OUT, 8)
+    commit = Flash.commit
+
+    def fails_for_tickets(self: Flash, changes: Changes) -> None:
+        if any(b"out/" in name and value is None for name, value in changes.items()):
+            raise FlashFailedError("the flash is worn out")
+        commit(self, changes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Flash, "commit", fails_for_tickets)
+        assert not two.move(two.second, CommandId.MOVE_IN)
+        two.move(two.first, CommandId.MOVE_IN)
+        assert two.usable() == [0, 0]
+    assert two.move(two.second, CommandId.MOVE_IN)
+    two.move(two.first, CommandId.MOVE_IN)
+    assert two.usable()[0] == 0
+    assert two.usable()[1] > 0
 
 
 @pytest.mark.requirement("K2")

@@ -355,7 +355,7 @@ class KeyAgent:
 
 
 def warm_up() -> None:
-    """Do once what a channel needs: a certificate of each form, key agreement, and messages there and back."""
+    """Do once what a channel needs: certificates read and refused, key agreement, messages there and back."""
     now = datetime.now(UTC)
     host = _made_host(now)
     channel_certificate.read(host.certificate)

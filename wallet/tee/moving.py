@@ -141,7 +141,9 @@ class Mover:
             _Package.decode(stored)
             self._storage.commit({MOVING_IN: stored})
         if (yield from self._read(line, _OBJECT)) == stored:
-            yield from self._drop(line, _ticket(stored))
+            # a ticket that stayed behind would tell the first wallet that its purse never came
+            if (yield from self._read(line, _ticket(stored))):
+                yield from self._key.secured(line, KeyIns.DELETE, Named(_ticket(stored)))
             yield from self._key.secured(line, KeyIns.DELETE, Named(_OBJECT))
         items: Changes = {one.key: one.value for one in _Package.decode(stored).items}
         self._storage.commit({MOVING_IN: None, **items})
@@ -152,7 +154,7 @@ class Mover:
         yield from self._drop(line, _CLAIM)
 
     def _drop(self, line: Line, name: bytes) -> Talk[None]:
-        """Delete an object if it is there and ours to delete."""
+        """Delete what nothing depends on any more, if it is there and ours to delete."""
         with contextlib.suppress(StatusError):
             yield from self._key.secured(line, KeyIns.DELETE, Named(name))
 
