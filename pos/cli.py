@@ -36,12 +36,6 @@ def cli() -> None:
     """
 
 
-def _seconds(_: click.Context, __: click.Parameter, value: float) -> float:
-    if not 0 <= value <= MAX_TIMEOUT:  # false for what is not a number, too
-        raise UsageError(f"a timeout is 0 to {MAX_TIMEOUT} seconds")
-    return value
-
-
 def _up_to(most: float) -> Callable[[click.Context, click.Parameter, float | None], float | None]:
     """Return what refuses a number that is below 0, above `most`, or none at all."""
 
@@ -55,7 +49,7 @@ def _up_to(most: float) -> Callable[[click.Context, click.Parameter, float | Non
 
 MAX_TIMEOUT = 86_400
 timeout_option = click.option(
-    "--timeout", default=30.0, show_default=True, callback=_seconds, help="Seconds to wait for a card."
+    "--timeout", default=30.0, show_default=True, callback=_up_to(MAX_TIMEOUT), help="Seconds to wait for a card."
 )
 issuer_option = click.option("--issuer", metavar="URL", help="embedded:DIR. Default: the issuer of this --home.")
 
@@ -115,7 +109,7 @@ def init(
     "--again",
     default=30.0,
     show_default=True,
-    callback=_seconds,
+    callback=_up_to(MAX_TIMEOUT),
     help="Seconds to wait for the same card when a tap was torn and its result is not known.",
 )
 @click.option(
