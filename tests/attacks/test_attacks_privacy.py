@@ -68,13 +68,14 @@ def _linking(captures: dict[str, list[bytes]]) -> set[bytes]:
 
 
 def _is_mostly_constant(piece: bytes, places: set[tuple[int, int]], others: list[list[bytes]]) -> bool:
-    """Tell whether two bytes or more are everybody's there: then one time in 256, or less, the rest is alike by chance."""
+    """Tell whether all but one byte are everybody's there: that one is alike by chance once in 256 times, and links nothing."""
 
     def is_everybodys(number: int, at: int, value: int) -> bool:
         return all(number < len(one) and at < len(one[number]) and one[number][at] == value for one in others)
 
     return any(
-        sum(is_everybodys(number, at + offset, piece[offset]) for offset in range(_WINDOW)) > 1 for number, at in places
+        sum(is_everybodys(number, at + offset, piece[offset]) for offset in range(_WINDOW)) >= _WINDOW - 1
+        for number, at in places
     )
 
 
