@@ -116,45 +116,18 @@ def free_udp_port() -> int:
             return port
 
 
-def demonstrate(link: str) -> Demonstration:
-    """Set up a laboratory in a folder of its own, pay once, and remove the folder."""
+def demonstrate(link: str, *, with_key: bool = False) -> Demonstration:
+    """Set up a laboratory in a folder of its own, pay once, and remove the folder; `with_key`, what needs a Trusted Key."""
     folder = Path(tempfile.mkdtemp(prefix="taplab-demo-"))
     try:
-        return _demonstrate(Home(folder), link)
+        return _demonstrate(Home(folder), link, with_key=with_key)
     finally:
         shutil.rmtree(folder)
 
 
-def _demonstrate(home: Home, link: str) -> Demonstration:
+def _demonstrate(home: Home, link: str, *, with_key: bool) -> Demonstration:
     lines: list[Line] = []
-    setup = Setup()
-    set_up(home, setup, lambda text: lines.append(Line("S1", "issuer, wallet", text, time.time_ns())))
-    with ExitStack() as stack:
-        ends = open_link(link, home, stack)
-        wallet = stack.enter_context(processes.WalletProcess(home.path, ends.card))
-        report, code, pid = processes.charge(home.path, AMOUNT, setup.currency, ends.terminal)
-        wallet.wait_for("tap ended")
-        events = list(wallet.events)
-        pids = {"pos": pid, **wallet.processes}
-    lines += [Line(step["step"], "terminal", step["text"], step["at"]) for step in report["steps"]]
-    lines += [Line(one["step"], "wallet", one["text"], one["at"]) for one in events if one["step"] in _DESIGN_STEPS]
-    before = Amount.parse(setup.balance, setup.currency)
-    ordered = tuple(sorted(lines, key=lambda line: line.at))
-    return Demonstration(link, report, events, ordered, before, pids, code)
-
-
-def demonstrate_key(link: str) -> Demonstration:
-    """Set up a laboratory with a Trusted Key, pay what needs it, and remove the folder."""
-    folder = Path(tempfile.mkdtemp(prefix="taplab-demo-"))
-    try:
-        return _demonstrate_key(Home(folder), link)
-    finally:
-        shutil.rmtree(folder)
-
-
-def _demonstrate_key(home: Home, link: str) -> Demonstration:
-    lines: list[Line] = []
-    setup = Setup(balance=KEY_BALANCE)
+    amount, setup = (KEY_AMOUNT, Setup(balance=KEY_BALANCE)) if with_key else (AMOUNT, Setup())
 
     def tell(step: str, who: str, text: str) -> None:
         lines.append(Line(step, who, text, time.time_ns()))
@@ -162,20 +135,20 @@ def _demonstrate_key(home: Home, link: str) -> Demonstration:
     set_up(home, setup, lambda text: tell("S1", "issuer, wallet", text))
     with ExitStack() as stack:
         ends = open_link(link, home, stack)
-        key = stack.enter_context(KeyProcess(home))
-        asked = [demo_key.pair(home, key)]
-        tell("K1", "key, wallet", f"paired: the user pressed OK at “{asked[0]}”")
+        key = stack.enter_context(KeyProcess(home)) if with_key else None
+        asked = [demo_key.pair(home, key)] if key else []
         wallet = stack.enter_context(processes.WalletProcess(home.path, ends.card))
-        asked.append(demo_key.agree(home, key, wallet, KEY_AMOUNT, setup.currency, ends.terminal))
-        tell("K4", "key", f"the user pressed OK at “{asked[1]}”")
+        if key:
+            tell("K1", "key, wallet", f"paired: the user pressed OK at “{asked[0]}”")
+            asked.append(demo_key.agree(home, key, wallet, amount, setup.currency, ends.terminal))
+            tell("K4", "key", f"the user pressed OK at “{asked[1]}”")
         since = time.time_ns()
-        report, code, pid = processes.charge(home.path, KEY_AMOUNT, setup.currency, ends.terminal)
-        wallet.wait_for("confirmed")
-        events = list(wallet.events)
-        pids = {"pos": pid, **wallet.processes, "key": key.pid}
+        report, code, pid = processes.charge(home.path, amount, setup.currency, ends.terminal)
+        wallet.wait_for("tap ended", since=since)
+        events = [one for one in wallet.events if one["at"] >= since]
+        pids = {"pos": pid, **wallet.processes, **({"key": key.pid} if key else {})}
     lines += [Line(step["step"], "terminal", step["text"], step["at"]) for step in report["steps"]]
-    tapped = [one for one in events if one["at"] > since and one["step"] in _DESIGN_STEPS]
-    lines += [Line(one["step"], "wallet", one["text"], one["at"]) for one in tapped]
+    lines += [Line(one["step"], "wallet", one["text"], one["at"]) for one in events if one["step"] in _DESIGN_STEPS]
     before = Amount.parse(setup.balance, setup.currency)
     ordered = tuple(sorted(lines, key=lambda line: line.at))
     return Demonstration(link, report, events, ordered, before, pids, code, tuple(asked))
@@ -217,7 +190,7 @@ def _verified(report: dict[str, Any]) -> str:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output, for programs.")
 def cli(link: str, key: bool, as_json: bool) -> int:
     """Pay 12.50 EUR by tap, from nothing, with real processes; then remove every trace of it."""
-    shown = demonstrate_key(link) if key else demonstrate(link)
+    shown = demonstrate(link, with_key=key)
     if as_json:
         print_json(shown.as_json())
     else:

@@ -56,10 +56,14 @@ class WalletProcess(Closing):
         pids: dict[str, int] = self.ready["processes"]
         return pids
 
-    def wait_for(self, step: str, timeout: float = 5.0) -> None:
-        """Wait until an event with this step was printed; TapLabError when none comes."""
+    def wait_for(self, step: str, timeout: float = 5.0, *, since: int = 0) -> None:
+        """Wait until an event with this step was printed, of a time after `since` (nanoseconds); TapLabError when none is."""
+
+        def came() -> bool:
+            return any(one["step"] == step and one.get("at", 0) >= since for one in self.events)
+
         with self._ended:
-            if not self._ended.wait_for(lambda: any(one["step"] == step for one in self.events), timeout):
+            if not self._ended.wait_for(came, timeout):
                 raise TapLabError(f"the wallet did not say {step!r} in {timeout} s")
 
     def close(self) -> None:
