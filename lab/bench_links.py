@@ -29,6 +29,7 @@ _SLOTS = ("127.0.0.1:35963", "127.0.0.1:35964")
 _READERS = ("Virtual PCD 00 00", "Virtual PCD 00 01")
 _APDUS = 100
 _NAIVE_APDUS = 40
+_NFC_APDUS = 400
 _TAPS = 15
 _FRAME_SECONDS = 1.0
 
@@ -47,8 +48,8 @@ def _measure_vpcd() -> dict[str, Any]:
         stack.enter_context(PcscService())
         stack.enter_context(EchoProcess(f"vpcd:{_SLOTS[0]}"))
         stack.enter_context(EchoProcess(f"{NAIVE_VPCD}{_SLOTS[1]}"))
-        ours, naive = (_time_apdus(stack.enter_context(PcscLink(reader))) for reader in _READERS)
-        fast, slow = ours(_APDUS), naive(_NAIVE_APDUS)
+        ours, naive = (_apdu(stack.enter_context(PcscLink(reader))) for reader in _READERS)
+        fast, slow = _median_ms(ours, _APDUS), _median_ms(naive, _NAIVE_APDUS)
     return {
         "vpcd_apdu_ms_p50": round(fast, 3),
         "vpcd_naive_apdu_ms_p50": round(slow, 3),
@@ -57,13 +58,14 @@ def _measure_vpcd() -> dict[str, Any]:
 
 
 def measure_nfc() -> dict[str, Any]:
-    """Time an APDU over nfcpy's UDP device, and a bare nfcpy echo of the same bytes."""
-    path = f"udp:127.0.0.1:{free_udp_port()}"
-    with EchoProcess(f"nfc:{path}"), NfcLink(path) as link:
-        apdu = _time_apdus(link)(_APDUS)
-    path = f"udp:127.0.0.1:{free_udp_port()}"
-    with EchoProcess(f"{BARE_NFC}{path}"):
-        bare = _bare_nfc(path)
+    """Time an APDU over nfcpy's UDP device, and in turn with it a bare nfcpy echo of the same bytes."""
+    ours, theirs = (f"udp:127.0.0.1:{free_udp_port()}" for _ in range(2))
+    with ExitStack() as stack:
+        stack.enter_context(EchoProcess(f"nfc:{ours}"))
+        stack.enter_context(EchoProcess(f"{BARE_NFC}{theirs}"))
+        frontend = open_radio(theirs).frontend
+        stack.callback(frontend.close)
+        apdu, bare = _medians_ms(_apdu(stack.enter_context(NfcLink(ours))), _bare_exchange(frontend), _NFC_APDUS)
     return {
         "nfc_udp_apdu_ms_p50": round(apdu, 3),
         "nfc_udp_echo_ms_p50": round(bare, 3),
@@ -71,12 +73,12 @@ def measure_nfc() -> dict[str, Any]:
     }
 
 
-def _bare_nfc(path: str) -> float:
+def _bare_exchange(frontend: Any) -> Callable[[], None]:
+    """Return what lets nfcpy alone carry the bytes of an APDU to a card and back."""
     import nfc.clf
 
-    frontend = open_radio(path).frontend
     target = None
-    while target is None:
+    while target is None:  # the card may not listen yet
         target = frontend.sense(nfc.clf.RemoteTarget("106A"))
     numbers = itertools.count()
 
@@ -85,29 +87,38 @@ def _bare_nfc(path: str) -> float:
         if frontend.exchange(number + _COMMAND, _FRAME_SECONDS)[:1] != number:
             raise TapLabError("the bare echo is out of step")
 
-    milliseconds = _median_ms(exchange, _APDUS)
-    frontend.close()
-    return milliseconds
+    return exchange
 
 
-def _time_apdus(link: CardLink) -> Callable[[int], float]:
+def _apdu(link: CardLink) -> Callable[[], None]:
+    """Return what sends an APDU over `link` and gets the answer."""
     link.activate()
 
     def exchange() -> None:
         if link.transceive(_COMMAND) != ANSWER:
             raise TapLabError("the echo card answered something else")
 
-    return lambda count: _median_ms(exchange, count)
+    return exchange
+
+
+def _medians_ms(one: Callable[[], None], other: Callable[[], None], count: int) -> tuple[float, float]:
+    """Time two things in turn, so that whatever the machine does meets both."""
+    one()
+    other()
+    both = [(_seconds(one), _seconds(other)) for _ in range(count)]
+    first, second = (1000 * statistics.median(times) for times in zip(*both, strict=True))
+    return first, second
 
 
 def _median_ms(step: Callable[[], None], count: int) -> float:
     step()
-    times: list[float] = []
-    for _ in range(count):
-        started = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - started)
-    return 1000 * statistics.median(times)
+    return 1000 * statistics.median(_seconds(step) for _ in range(count))
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
 
 
 def measure_taps(home: Home) -> dict[str, float | None]:
