@@ -260,8 +260,7 @@ def _large_amount_without_consent(stage: Stage) -> bool:
 
 @attack("V4", lambda patch: patch.setattr(consent, "_bound", lambda *_: (b"", 0, 0)))
 def _consent_for_another_amount(stage: Stage) -> bool:
-    agrees = SimpleNamespace(confirm=lambda _: True)
-    stage.world.application._consents._ui = agrees
+    stage.world.application._consents._user = SimpleNamespace(ask=lambda _: True)
     identity = terminal_like(stage.home)
     small, large = Amount.parse("60.00", "EUR"), Amount.parse("90.00", "EUR")
     terminal = stage.terminal(identity)

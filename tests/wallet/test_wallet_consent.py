@@ -25,7 +25,6 @@ from protocol.certificate import Merchant, TerminalCertificate, Usage
 from protocol.errors import UsageError
 from protocol.messages import Debit
 from protocol.money import Amount
-from protocol.secret import Secret
 from protocol.transport.issuer import IssuerLink
 from tests.wallet.shop import Shop
 from wallet.environment.launcher import TrustedWorldRefusedError
@@ -52,21 +51,14 @@ _DEBIT = Debit(60_00, _EUR, date(2026, 11, 22), time_of_day(12, 0))
 
 @dataclass
 class Person:
-    """A trusted UI: what was shown, and what the person will say."""
+    """The user: what was shown, and what the person will say."""
 
     agrees: bool = True
     shown: list[Shown] = field(default_factory=list)
-    descriptors: tuple[int, ...] = ()
 
-    def confirm(self, prompt: Shown) -> bool:
+    def ask(self, prompt: Shown) -> bool:
         self.shown.append(prompt)
         return self.agrees
-
-    def ask_pin(self, prompt: Shown, error: str) -> Secret | None:
-        return None
-
-    def tell(self, text: str) -> None:
-        pass
 
 
 @dataclass
@@ -177,9 +169,9 @@ def test_it_is_good_for_a_minute(granted: Consents, clock: Clock, later: float, 
 
 def test_the_minute_begins_with_the_answer_not_with_the_question(clock: Clock) -> None:
     class Slow(Person):
-        def confirm(self, prompt: Shown) -> bool:
+        def ask(self, prompt: Shown) -> bool:
             clock.now += 50
-            return super().confirm(prompt)
+            return super().ask(prompt)
 
     consents = Consents(Slow(), clock)
     consents.want(_TERMINAL, _DEBIT)
@@ -200,9 +192,7 @@ def test_a_newer_payment_takes_the_place_of_one_that_waits(consents: Consents, p
 
 
 def test_no_surface_agrees_to_nothing() -> None:
-    consents = Consents(NoUi())
-    consents.want(_TERMINAL, _DEBIT)
-    assert not finished(consents.ask())
+    assert not NoUi().confirm(PaymentPrompt("Bakery", "TERM0001", Amount.parse("60", "EUR")))
 
 
 def test_a_script_answers_in_order_and_cancels_when_it_is_used_up(tmp_path: Path) -> None:

@@ -7,17 +7,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from protocol.certificate import TerminalCertificate
 from protocol.messages import Debit, certificate_hash
 from protocol.money import Amount, Currency
 from wallet.tee.key_agent import KeyAgent, Talk
-from wallet.tee.pin import Pins
-from wallet.tee.trusted_ui import PaymentPrompt, TrustedUi
+from wallet.tee.trusted_ui import PaymentPrompt, Shown
 
 VALID_SECONDS = 60.0
 
 _Bound = tuple[bytes, int, int]
+
+
+class Asked(Protocol):
+    """Who can be asked on the trusted UI."""
+
+    def ask(self, prompt: Shown) -> bool:
+        """Show a question and return whether the user agreed."""
 
 
 class Consents:
@@ -25,19 +32,17 @@ class Consents:
 
     def __init__(
         self,
-        ui: TrustedUi,
+        user: Asked,
         clock: Callable[[], float] = time.monotonic,
-        pins: Pins | None = None,
         key: KeyAgent | None = None,
         *,
         at_once: bool = False,
     ) -> None:
-        """Ask on `ui`, for the PIN where `pins` has one, or at the Key by `key`; `clock` counts seconds.
+        """Ask `user`, or at the Key by `key`; `clock` counts seconds.
 
         `at_once` asks within the tap, while the terminal waits.
         """
-        self._ui = ui
-        self._pins = pins
+        self._user = user
         self._key = key
         self.at_once = at_once
         self._clock = clock
@@ -56,20 +61,17 @@ class Consents:
         if asking.by_key:
             agreed = self._key is not None and (yield from self._key.ask_for(asking.terminal, asking.debit))
         else:
-            agreed = self._ask_here(asking.prompt)
+            agreed = self._user.ask(asking.prompt)
         until = self._clock() + VALID_SECONDS
         self._granted = _Granted(asking.bound, until, asking.by_key) if agreed else None
         return agreed
-
-    def _ask_here(self, prompt: PaymentPrompt) -> bool:
-        return self._pins.enter(prompt) if self._pins and self._pins.is_set else self._ui.confirm(prompt)
 
     def ask_at_once(self, terminal: TerminalCertificate, debit: Debit) -> bool:
         """Ask on the trusted UI while the terminal waits, if this wallet does so, and return whether it was granted."""
         if not self.at_once:
             return False
         asking = _Asking(terminal, debit, by_key=False)
-        agreed = self._ask_here(asking.prompt)
+        agreed = self._user.ask(asking.prompt)
         self._granted = _Granted(asking.bound, self._clock() + VALID_SECONDS, by_key=False) if agreed else None
         return agreed
 

@@ -27,7 +27,6 @@ from wallet.tee.contract import (
     CommandId,
     Consent,
     DecidedDebit,
-    Dialogue,
     FromKey,
     Installation,
     KeyAnswer,
@@ -48,6 +47,7 @@ from wallet.tee.phrase import PhrasedUi
 from wallet.tee.pin import Pins
 from wallet.tee.state import Limits
 from wallet.tee.storage import SealedStorage
+from wallet.tee.talks import Talks
 from wallet.tee.tap import Tap
 from wallet.tee.transactions import TransactionBook
 from wallet.tee.trusted_ui import Prompt, TrustedUi
@@ -63,7 +63,6 @@ class _Entry:
     handle: Callable[..., bytes]
 
 
-_MAX_TALKS = 4
 _CHANGE_THE_PURSE = frozenset(
     {
         CommandId.PIN_ANCHORS,
@@ -77,14 +76,6 @@ _CHANGE_THE_PURSE = frozenset(
         CommandId.CHANGE_LIMITS,
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Talking:
-    """Something that is being said to the Key; `in_tap` while a terminal waits for what comes of it."""
-
-    talk: Talk[bytes]
-    in_tap: bool = False
 
 
 class PaymentApplication:
@@ -112,13 +103,15 @@ class PaymentApplication:
         self._pins = Pins(storage, self._ui)
         self._key = KeyAgent(storage, self._ui, self._vault.now)
         self._mover = Mover(storage, self._key)
-        self._consents = Consents(self._ui, pins=self._pins, key=self._key, at_once=at_once)
+        self._consents = Consents(self._pins, key=self._key, at_once=at_once)
         self._unblocking = Unblock(self._vault, self._pins)
         self._lockdown = lockdown
         self._tap: Tap | None = None
-        self._talks: dict[int, _Talking] = {}
-        self._last_talk = 0
-        self._entries: dict[int, _Entry] = {
+        self._talks = Talks()
+        self._entries = self._table()
+
+    def _table(self) -> dict[int, _Entry]:
+        return {
             CommandId.BEGIN_TAP: _Entry(Nothing, self._begin_tap),
             CommandId.GET_VIRTUAL_CARD: _Entry(CardRequest, self._get_virtual_card),
             CommandId.CHANNEL: _Entry(ChannelRequest, self._channel),
@@ -159,14 +152,12 @@ class PaymentApplication:
     def close(self) -> None:
         """End the tap, if there is one, and what is being said to the Key."""
         self._tap = None
-        for talking in self._talks.values():
-            talking.talk.close()
-        self._talks.clear()
+        self._talks.close()
 
     # --- a tap
 
     def _begin_tap(self, _: Nothing) -> bytes:
-        self._forget_talk_of_tap()
+        self._talks.end_tap()
         self._tap = Tap(self._vault, self._book, self._consents, self._key)
         return BegunTap(self._tap.nonce, self._vault.is_locked or self._vault.is_held or self._vault.is_moving).encode()
 
@@ -174,7 +165,7 @@ class PaymentApplication:
         return self._current_tap().get_virtual_card(request)
 
     def _channel(self, request: ChannelRequest) -> bytes:
-        return self._go_on(_Talking(self._in_channel(self._current_tap(), request), in_tap=True))
+        return self._talks.begin(self._in_channel(self._current_tap(), request), in_tap=True)
 
     def _in_channel(self, tap: Tap, request: ChannelRequest) -> Talk[bytes]:
         shown, body = yield from tap.channel(request.command())
@@ -192,44 +183,23 @@ class PaymentApplication:
         return self._tap
 
     def _end_tap(self, _: Nothing) -> bytes:
-        self._forget_talk_of_tap()
+        self._talks.end_tap()
         self._tap = None
         return b""
 
     def _ask_consent(self, _: Nothing) -> bytes:
-        return self._go_on(_Talking(self._consented()))
+        return self._talks.begin(self._consented())
 
     def _consented(self) -> Talk[bytes]:
         return Consent((yield from self._consents.ask())).encode()
 
-    # --- talking to the Key, one command of the contract for each of its answers
-
-    def _go_on(self, talking: _Talking, number: int = 0, answer: bytes = b"") -> bytes:
-        """Let `talking` go on to the next thing it says to the Key, or to its end; without a number it begins."""
-        try:
-            outgoing = talking.talk.send(answer) if number else next(talking.talk)
-        except StopIteration as ended:
-            return Dialogue(0, 0, b"", ended.value).encode()
-        if not number:
-            self._last_talk = number = self._last_talk + 1
-        self._talks[number] = talking
-        if len(self._talks) > _MAX_TALKS:
-            self._talks.pop(min(self._talks)).talk.close()  # one that nobody went on with
-        return Dialogue(number, outgoing.pause_ms, outgoing.command.encode(), b"").encode()
+    # --- the Key
 
     def _key_answer(self, answer: KeyAnswer) -> bytes:
-        talking = self._talks.pop(answer.talk, None)
-        if talking is None:
-            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "nothing was said to the Key, or its tap is over")
-        return self._go_on(talking, answer.talk, answer.apdu)
-
-    def _forget_talk_of_tap(self) -> None:
-        """End what a tap that was torn had begun to say: its payment is not made."""
-        for number in [number for number, one in self._talks.items() if one.in_tap]:
-            self._talks.pop(number).talk.close()
+        return self._talks.go_on(answer)
 
     def _pair_key(self, _: Nothing) -> bytes:
-        return self._go_on(_Talking(self._paired()))
+        return self._talks.begin(self._paired())
 
     def _paired(self) -> Talk[bytes]:
         may = not self._pins.is_set or self._pins.enter(Prompt("Your PIN, to pair a Key:"))
@@ -240,20 +210,20 @@ class PaymentApplication:
         return Agreed(done).encode()
 
     def _forget_key(self, _: Nothing) -> bytes:
-        prompt = Prompt("Forget the Trusted Key? Payments that need it are over until another one is paired.")
-        agreed = self._pins.enter(prompt) if self._pins.is_set else self._ui.confirm(prompt)
+        agreed = self._pins.ask(
+            Prompt("Forget the Trusted Key? Payments that need it are over until another one is paired.")
+        )
         if agreed:
             self._key.forget()
             self._vault.drop_backed()
         return Agreed(agreed).encode()
 
     def _move_out(self, _: Nothing) -> bytes:
-        return self._go_on(_Talking(self._moved_out()))
+        return self._talks.begin(self._moved_out())
 
     def _moved_out(self) -> Talk[bytes]:
         self._require_unlocked()
-        prompt = Prompt("Move all your money and cards to the Trusted Key?")
-        agreed = self._pins.enter(prompt) if self._pins.is_set else self._ui.confirm(prompt)
+        agreed = self._pins.ask(Prompt("Move all your money and cards to the Trusted Key?"))
         if agreed:
             self._tap = None
             try:
@@ -263,7 +233,7 @@ class PaymentApplication:
         return Agreed(agreed).encode()
 
     def _move_in(self, _: Nothing) -> bytes:
-        return self._go_on(_Talking(self._moved_in()))
+        return self._talks.begin(self._moved_in())
 
     def _moved_in(self) -> Talk[bytes]:
         self._require_unlocked()
@@ -283,7 +253,7 @@ class PaymentApplication:
         self._book.read_again()
 
     def _fetch_from_key(self, _: Nothing) -> bytes:
-        return self._go_on(_Talking(self._fetched()))
+        return self._talks.begin(self._fetched())
 
     def _fetched(self) -> Talk[bytes]:
         event = yield from self._key.fetch()
@@ -306,11 +276,7 @@ class PaymentApplication:
         return Agreed(may and self._ui.choose_phrase()).encode()
 
     def _change_limits(self, wanted: NewLimits) -> bytes:
-        text = self._vault.limits_in_words(wanted)
-        if self._pins.is_set:
-            agreed = self._pins.enter(Prompt(f"Your PIN, to let payments through without asking: {text}"))
-        else:
-            agreed = self._ui.confirm(Prompt(f"Let payments through without asking: {text}?"))
+        agreed = self._pins.ask(Prompt(f"Let payments through without asking: {self._vault.limits_in_words(wanted)}?"))
         if agreed:
             self._vault.change_limits(wanted)
         return Agreed(agreed).encode()
@@ -361,7 +327,7 @@ class PaymentApplication:
         return b""
 
     def _apply(self, request: ApplyRequest) -> bytes:
-        return self._go_on(_Talking(self._applied(request)))
+        return self._talks.begin(self._applied(request))
 
     def _applied(self, request: ApplyRequest) -> Talk[bytes]:
         is_new = not self._vault.is_pending

@@ -75,6 +75,10 @@ class Pins:
         stored = self.stored
         return stored is not None and stored.tries == 0
 
+    def ask(self, prompt: Shown) -> bool:
+        """Ask the user to agree to `prompt`: by the PIN where there is one, else by a yes."""
+        return self.enter(prompt) if self.is_set else self._ui.confirm(prompt)
+
     def enter(self, prompt: Shown) -> bool:
         """Ask for the PIN under `prompt` until it is right, cancelled or blocked; return whether it was right."""
         error = ""
