@@ -178,12 +178,18 @@ class _Modules(FieldAdapter):
         return bytes(obj)
 
 
-def _require_name(name: bytes) -> None:
-    if not 1 <= len(name) <= MAX_NAME:
-        raise ValueError(f"a name has 1 to {MAX_NAME} bytes")
+class _Name(FieldAdapter):
+    """The name of an object, a key or a counter: 1 to 16 bytes."""
+
+    def _decode(self, obj: bytes, context: Any, path: Any) -> bytes:
+        if not 1 <= len(obj) <= MAX_NAME:
+            raise ValueError(f"a name has 1 to {MAX_NAME} bytes")
+        return obj
+
+    _encode = _decode
 
 
-_NAME = Prefixed(Byte, GreedyBytes)
+_NAME = _Name(Prefixed(Byte, GreedyBytes))
 _RULE = Coded(Rule, Byte)
 
 
@@ -195,9 +201,6 @@ class Named(Wire):
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME)
 
-    def __post_init__(self) -> None:
-        _require_name(self.name)
-
 
 @dataclass(frozen=True, slots=True)
 class NewCounter(Wire):
@@ -207,9 +210,6 @@ class NewCounter(Wire):
     rule: Rule
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME, "rule" / _RULE)
-
-    def __post_init__(self) -> None:
-        _require_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,9 +233,6 @@ class WriteObject(Wire):
         "name" / _NAME, "rule" / _RULE, "value" / Prefixed(Int16ub, GreedyBytes)
     )
 
-    def __post_init__(self) -> None:
-        _require_name(self.name)
-
 
 @dataclass(frozen=True, slots=True)
 class BeginObject(Wire):
@@ -246,9 +243,6 @@ class BeginObject(Wire):
     length: int
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME, "rule" / _RULE, "length" / Int16ub)
-
-    def __post_init__(self) -> None:
-        _require_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,9 +255,6 @@ class ReadObject(Wire):
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME, "offset" / Int16ub, "length" / Int16ub)
 
-    def __post_init__(self) -> None:
-        _require_name(self.name)
-
 
 @dataclass(frozen=True, slots=True)
 class ListedObject(Wire):
@@ -274,9 +265,6 @@ class ListedObject(Wire):
     length: int
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME, "rule" / _RULE, "length" / Int16ub)
-
-    def __post_init__(self) -> None:
-        _require_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +297,6 @@ class GenerateKey(Wire):
     )
 
     def __post_init__(self) -> None:
-        _require_name(self.name)
         if self.use not in USES_OF[self.kind]:
             raise ValueError(f"a key of kind {self.kind.name} is not for {self.use.name}")
 
@@ -336,9 +323,6 @@ class KeyOrder(Wire):
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME, "data" / Prefixed(Int16ub, GreedyBytes))
 
-    def __post_init__(self) -> None:
-        _require_name(self.name)
-
 
 @dataclass(frozen=True, slots=True)
 class ReceiptOrder(Wire):
@@ -348,9 +332,6 @@ class ReceiptOrder(Wire):
     receipt: Receipt
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields("name" / _NAME, "receipt" / Nested(Receipt))
-
-    def __post_init__(self) -> None:
-        _require_name(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,11 +439,10 @@ class KeyFci(Wire):
 
     LAYOUT: ClassVar[Construct[Any, Any]] = tagged(
         Tag.FCI_TEMPLATE,
-        Fields("name" / tagged(Tag.DF_NAME, GreedyBytes), "offer" / tagged(Tag.FCI_PROPRIETARY, Nested(KeyOffer))),
+        Fields(
+            "name" / tagged(Tag.DF_NAME, _Name(GreedyBytes)), "offer" / tagged(Tag.FCI_PROPRIETARY, Nested(KeyOffer))
+        ),
     )
-
-    def __post_init__(self) -> None:
-        _require_name(self.name)
 
 
 def pairing_code(key_certificate: bytes, host_certificate: bytes) -> str:
