@@ -250,7 +250,14 @@ def serve(
 
 
 def _key_link(home: Home, given: str | None) -> str:
-    return given if given is not None else home.key_link if home.key.exists() else ""
+    """Return where the Key is: at the link that was given, else where that of this home serves; empty for none."""
+    from protocol.transport.opening import LinkUrl
+
+    if given is None:
+        return home.key_link if home.key.exists() else ""
+    LinkUrl.parse(given)
+    require_shared(given)
+    return given
 
 
 def _terminal(trusted_ui: str) -> tuple[str, str]:

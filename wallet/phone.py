@@ -21,13 +21,13 @@ from protocol.transport.issuer import IssuerLink
 from wallet.account import Account
 from wallet.card import Card
 from wallet.directory import Directory
-from wallet.environment.launcher import ANSWER_SECONDS, Start, TrustedWorldRefusedError
+from wallet.environment.launcher import ANSWER_SECONDS, Start
 from wallet.events import Event, Step
 from wallet.history import History, HistoryFailedError
 from wallet.key_line import KeyLine
 from wallet.payment import PaymentClient
 from wallet.tee.client import TeeSession
-from wallet.tee.contract import CommandId, Consent, FromKey, TeeError, WalletView
+from wallet.tee.contract import CommandId, Consent, FromKey, WalletView
 
 _log = logging.getLogger(__name__)
 CONSENT_SECONDS = 90.0
@@ -128,7 +128,7 @@ class Phone(Closing):
     def _begun_on_key(self) -> Event | None:
         try:
             words = FromKey.decode(self.key.converse(self.tee, CommandId.FETCH_FROM_KEY)).words
-        except (TeeError, TrustedWorldRefusedError):
+        except TapLabError:
             return None  # the Key is not there, or none is paired
         return Event(Step.KEY, f"begun on the Key: {words}", view=self.view()) if words else None
 

@@ -113,7 +113,7 @@ def test_a_database_of_somebody_elses_is_refused_and_kept(folder: Path) -> None:
 
 def test_what_is_no_database_is_refused(folder: Path) -> None:
     (folder / FILE_NAME).write_bytes(b"no database at all" * 100)
-    with pytest.raises(UsageError, match="cannot be used: file is not a database"):
+    with pytest.raises(UsageError, match=r"cannot be used .file is not a database.; restore it from a copy"):
         Flash(folder)
 
 

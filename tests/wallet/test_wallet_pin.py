@@ -352,7 +352,7 @@ def test_every_question_begins_with_the_phrase_once_there_is_one(pinned: Pinned)
     assert opened.shown[2] == f"[blue heron] {_PAYMENT.text}"
     again = pinned.open("type 2468", "type abc", "type no\tway at all", "type " + "x" * 41, "type 1234")
     assert again.laboratory.phone.tee.invoke(CommandId.CHOOSE_PHRASE, Agreed).done
-    assert again.shown[2].startswith("A phrase has 4 to 40 characters: [blue heron] ")
+    assert again.shown[2].startswith("A phrase has 4 to 40 printable characters: [blue heron] ")
     assert len(again.shown) == 5
 
 

@@ -50,5 +50,5 @@ class PhrasedUi:
             if MIN_LENGTH <= len(phrase) <= MAX_LENGTH and phrase.isprintable():
                 self._storage.commit({PHRASE: phrase.encode()})
                 return True
-            error = f"A phrase has {MIN_LENGTH} to {MAX_LENGTH} characters"
+            error = f"A phrase has {MIN_LENGTH} to {MAX_LENGTH} printable characters"
         return False

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from console.files import write_privately
+from console.files import cannot_use, write_privately
 from protocol import tally
 from protocol.closing import Closing
 from protocol.errors import InUseError, TapLabError, UsageError
@@ -186,7 +186,7 @@ def _open(path: Path) -> sqlite3.Connection:
         _prepare(database)
     except sqlite3.Error as error:
         database.close()
-        raise UsageError(f"the flash of the Key in {path} cannot be used: {error}") from None
+        raise cannot_use(path, error) from None
     except UsageError:
         database.close()
         raise
