@@ -20,15 +20,19 @@ import click
 from console.cli import run
 from console.home import Home
 from console.ui import money, print_json
-from lab import demo_key, processes
-from lab.demo_key import KeyProcess
+from lab import key_process, processes
 from lab.fixtures import Setup, set_up
+from lab.key_process import KeyProcess
 from lab.pcscd import PcscService
+from lab.processes import WalletProcess
+from protocol.errors import TapLabError
 from protocol.money import Amount
 from protocol.transport import pcsc
 
 AMOUNT = "12.50"
 KEY_AMOUNT, KEY_BALANCE = "250.00", "500.00"
+LIMIT, KEY_LIMIT = "50.00", "100.00"
+_CONSENT_SECONDS = 20.0
 _DESIGN_STEPS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9")
 LINKS = ("loopback", "nfcpy", "pcsc")
 _LINK_HELP = "A Unix socket; nfcpy's UDP device at both ends; or pcscd with vpcd and pyscard."
@@ -136,11 +140,11 @@ def _demonstrate(home: Home, link: str, *, with_key: bool) -> Demonstration:
     with ExitStack() as stack:
         ends = open_link(link, home, stack)
         key = stack.enter_context(KeyProcess(home)) if with_key else None
-        asked = [demo_key.pair(home, key)] if key else []
-        wallet = stack.enter_context(processes.WalletProcess(home.path, ends.card))
+        asked = [key_process.pair(home, key, LIMIT, KEY_LIMIT)] if key else []
+        wallet = stack.enter_context(WalletProcess(home.path, ends.card))
         if key:
             tell("K1", "key, wallet", f"paired: the user pressed OK at “{asked[0]}”")
-            asked.append(demo_key.agree(home, key, wallet, amount, setup.currency, ends.terminal))
+            asked.append(_agree(home, key, wallet, Amount.parse(amount, setup.currency), ends.terminal))
             tell("K4", "key", f"the user pressed OK at “{asked[1]}”")
         since = time.time_ns()
         report, code, pid = processes.charge(home.path, amount, setup.currency, ends.terminal)
@@ -152,6 +156,16 @@ def _demonstrate(home: Home, link: str, *, with_key: bool) -> Demonstration:
     before = Amount.parse(setup.balance, setup.currency)
     ordered = tuple(sorted(lines, key=lambda line: line.at))
     return Demonstration(link, report, events, ordered, before, pids, code, tuple(asked))
+
+
+def _agree(home: Home, key: KeyProcess, wallet: WalletProcess, amount: Amount, link: str) -> str:
+    """Tap once, so that the wallet asks; press OK on the Key; return what it asked once the wallet knows."""
+    report, _, _ = processes.charge(home.path, str(amount.decimal), amount.currency.code, link)
+    if report["outcome"] != "see phone":
+        raise TapLabError(f"the first tap was {report['outcome']}")
+    question = key.press_ok()
+    wallet.wait_for("consent", _CONSENT_SECONDS)
+    return question
 
 
 def _as_text(shown: Demonstration) -> str:

@@ -9,7 +9,7 @@ import logging
 import subprocess
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
@@ -33,11 +33,19 @@ _log = logging.getLogger(__name__)
 CONSENT_SECONDS = 90.0
 DIALOGS_SECONDS = 600.0  # several dialogs, one after the other
 QUIET_SECONDS = 0.05
+_LAST_WORDS_SECONDS = 0.2
 KEY_LOOK_SECONDS = 1.0
 DEVICE_FOLDER = "device"
 STORAGE_FOLDER = "tee"
 
 Watcher = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark(Event):
+    """No event: a place among them. Who put it there learns when the housekeeping has come this far."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class Phone(Closing):
         self._issuer_url = issuer_url
         self._watcher = watcher
         self._wants_consent: Event | None = None
+        self._asks_user = False
         self.history = History(folder)
         self.tee = TeeSession(start_of(folder, options))
         self.key = KeyLine(options.key_link)
@@ -98,6 +107,15 @@ class Phone(Closing):
     def view(self) -> WalletView:
         """Return what may be shown of the wallet now."""
         return self.tee.invoke(CommandId.SHOW, WalletView)
+
+    def rest(self, timeout: float) -> bool:
+        """Wait until everything that the taps so far have left to do is done: consent asked for, pool refilled.
+
+        False when it was not done in `timeout` seconds.
+        """
+        mark = _Mark(Step.TAP_ENDED, "")
+        self.events.put(mark)
+        return mark.reached.wait(timeout)
 
     def _keep_house(self) -> None:
         """Write events down, pass them on, ask for consent and refill the pool, none of it while a tap waits."""
@@ -133,6 +151,9 @@ class Phone(Closing):
         return Event(Step.KEY, f"begun on the Key: {words}", view=self.view()) if words else None
 
     def _handle(self, event: Event) -> None:
+        if isinstance(event, _Mark):
+            event.reached.set()
+            return
         try:
             if event.step is Step.DEBITED:
                 self._wants_consent = event if event.result is Result.SEE_PHONE else None
@@ -162,7 +183,11 @@ class Phone(Closing):
         if event is None:
             return
         self._tell(Event(Step.ASKING, "the trusted world asks its user", event.merchant, event.terminal_id))
-        data = self.key.converse(self.tee, CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
+        self._asks_user = True
+        try:
+            data = self.key.converse(self.tee, CommandId.ASK_CONSENT, timeout=CONSENT_SECONDS)
+        finally:
+            self._asks_user = False
         granted = Consent.decode(data).granted
         text = "user agreed: tap again within a minute" if granted else "user did not agree"
         self._tell(Event(Step.CONSENT, text, event.merchant, event.terminal_id, event.amount, event.currency))
@@ -179,6 +204,10 @@ class Phone(Closing):
         """Finish the housekeeping and end the trusted world."""
         self.events.put(None)
         self.key.close()
-        self._housekeeping.join()
+        self._housekeeping.join(_LAST_WORDS_SECONDS)
+        while self._housekeeping.is_alive():
+            if self._asks_user:  # a dialog would keep everybody waiting for its user, who has left
+                self.tee.interrupt()
+            self._housekeeping.join(_LAST_WORDS_SECONDS)
         self.tee.close()
         self.history.close()

@@ -19,12 +19,12 @@ import click
 from console.cli import run
 from console.exit_codes import ExitCode
 from console.ui import print_json
-from lab.torture import disks, endurance, kills, sides, tears
+from lab.torture import disks, endurance, key, kills, sides, tears
 from lab.torture.arena import Arena, Tally
 from lab.torture.children import Children
 from lab.torture.endurance import GROWS_AT_MOST_MIB, SLOWER_AT_MOST, Endurance
 
-GROUPS = ("tears", "kills", "disks", "sides", "endurance")
+GROUPS = ("tears", "kills", "disks", "key", "sides", "endurance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,19 @@ class Amounts:
     stride: int
     kills: int
     disks: int
+    key: int
     rounds: int
     taps: int
 
     def cases(self, groups: tuple[str, ...]) -> int:
         """Return about how many cases these groups have."""
-        of = {"tears": tears.count(self.stride), "kills": self.kills, "disks": 2 * self.disks, "sides": 4 * self.rounds,
-              "endurance": self.taps}  # fmt: skip
+        of = {"tears": tears.count(self.stride), "kills": self.kills, "disks": 2 * self.disks, "key": 2 * self.key,
+              "sides": 4 * self.rounds, "endurance": self.taps}  # fmt: skip
         return sum(of[group] for group in groups)
 
 
-QUICK = Amounts(stride=31, kills=24, disks=12, rounds=1, taps=200)
-FULL = Amounts(stride=1, kills=510, disks=60, rounds=5, taps=10_000)
+QUICK = Amounts(stride=31, kills=24, disks=12, key=8, rounds=1, taps=200)
+FULL = Amounts(stride=1, kills=510, disks=60, key=160, rounds=5, taps=10_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,8 @@ def torture(groups: tuple[str, ...], amounts: Amounts, seed: int, tick: Callable
             filled = disks.fill(folder / "small", seed, amounts.disks)
             left_out = "full disks: this user may not mount a small file system" if filled is None else ""
             tally.add(filled or Tally())
+        if "key" in groups:
+            tally.add(key.trouble(folder / "key", seed, amounts.key, tick))
         if "sides" in groups:
             sides.lose_sides(folder, tally, amounts.rounds)
         if "endurance" in groups:
@@ -141,6 +144,7 @@ def cli(quick: bool, groups: tuple[str, ...], seed: int | None, as_json: bool) -
       tears      the field goes at every byte of every frame; frames lost, late, doubled, damaged
       kills      terminal, wallet and trusted world killed at every step
       disks      full, not writable, not syncing
+      key        a Trusted Key gone or killed while it is asked or signs; taps torn that it signed for
       sides      one side gone for good: the issuer settles
       endurance  ten thousand taps in a row
 

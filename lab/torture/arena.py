@@ -22,7 +22,7 @@ from protocol.transport.base import CardLink
 from protocol.transport.field import FieldLink
 from protocol.transport.issuer import IssuerLink
 from wallet.account import Account
-from wallet.phone import Phone
+from wallet.phone import Phone, PhoneOptions
 from wallet.tee.contract import TeeError
 
 SALE = Amount.parse("1.00", "EUR")
@@ -32,6 +32,7 @@ _CARDS_IN_HAND = 16
 _TRIES = 4
 _NEWEST = 12
 _READS = 65_535  # torn taps in a row are this laboratory's business, not an attack on the pool
+SETUP = Setup(balance="100000.00", cards=_CARDS_AT_ONCE, reads=_READS)
 
 
 @dataclass(slots=True)
@@ -69,13 +70,15 @@ class Tally:
 class Arena(Closing):
     """One laboratory; the wallet lies in a field for good."""
 
-    def __init__(self, folder: Path, seed: int, tick: Callable[[], None] = lambda: None) -> None:
-        """Set everything up in `folder`; `tick` is called after each case."""
+    def __init__(self, folder: Path, seed: int, tick: Callable[[], None] = lambda: None, *, key_link: str = "") -> None:
+        """Set everything up in `folder`; `tick` is called after each case. `key_link` is where the wallet's Key is."""
         self.random = random.Random(seed)
         self.tally = Tally()
         self.tick = tick
-        setup = Setup(balance="100000.00", cards=_CARDS_AT_ONCE, reads=_READS)
-        self.laboratory = Laboratory(setup, home=folder, terminal_options=TerminalOptions(timeout=1.0))
+        self._options = PhoneOptions(key_link=key_link)
+        self.laboratory = Laboratory(
+            SETUP, home=folder, options=self._options, terminal_options=TerminalOptions(timeout=1.0)
+        )
         self._issuer = IssuerLink(self.laboratory.home.issuer_url)
 
     @property
@@ -102,7 +105,8 @@ class Arena(Closing):
 
     def come_back(self) -> None:
         """Be the wallet again."""
-        self.laboratory.phone = Phone(self.laboratory.home.wallet, self.laboratory.home.issuer_url)
+        home = self.laboratory.home
+        self.laboratory.phone = Phone(home.wallet, home.issuer_url, self._options)
 
     def restock(self) -> None:
         """Keep cards in hand, so that no refill falls into a case."""

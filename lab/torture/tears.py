@@ -36,33 +36,38 @@ MANNERS = (
 )
 
 
-class _Meter:
+class Meter:
     """Frames that are counted as they go by: how long a tap is, before it is torn at each of its bytes."""
 
     def __init__(self, frames: Frames) -> None:
+        """Count what goes to `frames` and comes back."""
         self._inner = frames
         self.frames = self.octets = 0
 
     def begin(self) -> None:
+        """Begin a tap."""
         self._inner.begin()
 
     def exchange(self, frame: bytes, timeout: float) -> bytes | None:
+        """Count a frame, and its answer if there is one."""
         answer = self._inner.exchange(frame, timeout)
         self.frames += 1 + (answer is not None)
         self.octets += len(frame) + len(answer or b"")
         return answer
 
     def stay_silent(self, timeout: float) -> None:
+        """Let time pass."""
         self._inner.stay_silent(timeout)
 
     def switch_off(self) -> None:
+        """End the tap."""
         self._inner.switch_off()
 
 
 def _length(arena: Arena, manner: Manner) -> tuple[int, int]:
     """Return how many frames and bytes a tap of this manner has."""
     link = _link(arena, manner)
-    meter = link.frames = _Meter(link.frames)
+    meter = link.frames = Meter(link.frames)
     arena.case(f"{manner.name}, whole", lambda terminal: charge(terminal, link), kind="")
     return meter.frames, meter.octets
 

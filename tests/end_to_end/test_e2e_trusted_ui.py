@@ -126,6 +126,39 @@ def test_a_wrong_pin_then_the_right_one_then_the_second_tap(with_pin: Path, wind
 
 
 @pytest.mark.requirement("A5")
+def test_a_pin_that_three_wrong_tries_have_blocked_is_unblocked_with_the_issuer(with_pin: Path, window: Opener) -> None:
+    wallet = window("serve", *_TTY)
+    wallet.expect("ready at")
+    assert _charge(with_pin) == "see phone"
+    for wrong in ("1111", "2222", "3333"):
+        wallet.expect(_PROMPT)
+        wallet.type(f"{wrong}\n")
+    for _ in range(2):
+        wallet.expect("The PIN is blocked. Your issuer can unblock it.")
+        wallet.type("\n")
+        wallet.expect("user did not agree")
+        assert _charge(with_pin) == "see phone"
+    wallet.expect("The PIN is blocked.")
+    wallet.close_by_ctrl_c()
+    shown = tap("wallet", "show", "--json", home=with_pin).json
+    assert shown["pin_tries"] == 0
+    refused = tap("wallet", "pin", "--unblock", home=with_pin)
+    assert (refused.code, "tap-issuer unblock-pin" in refused.sentence) == (1, True)
+    assert tap("issuer", "unblock-pin", shown["device"], home=with_pin).code == 0
+    assert tap("wallet", "pin", "--unblock", "--json", home=with_pin).code == 0
+    assert tap("wallet", "show", "--json", home=with_pin).json["pin_tries"] == 3
+    again = window("serve", *_TTY)
+    again.expect("ready at")
+    assert _charge(with_pin) == "see phone"
+    again.expect(_PROMPT)
+    again.type("2468\n")
+    again.expect("user agreed")
+    assert _charge(with_pin) == "approved"
+    again.close_by_ctrl_c()
+    assert balance(with_pin) == "40.00"
+
+
+@pytest.mark.requirement("A5")
 def test_a_dialog_that_is_closed_is_a_no(with_pin: Path, window: Opener) -> None:
     wallet = window("serve", *_TTY)
     wallet.expect("ready at")
@@ -229,6 +262,21 @@ def test_ctrl_c_in_a_dialog_ends_it_and_everything_it_started(with_pin: Path, wi
     assert not [one for one in dialogs if Path(f"/proc/{one}").exists()]
     shown = tap("wallet", "show", "--json", home=with_pin)
     assert (shown.code, shown.json["pin_tries"]) == (0, 3)
+
+
+@pytest.mark.parametrize("surface", [_TTY, _CURSES], ids=["tty", "curses"])
+@pytest.mark.parametrize("options", [(), ("--one-tap",)], ids=["two taps", "one tap"])
+def test_ctrl_c_ends_a_wallet_whose_user_is_being_asked(
+    with_pin: Path, window: Opener, surface: Surface, options: tuple[str, ...]
+) -> None:
+    wallet = window("serve", *surface, *options)
+    wallet.expect("ready at")
+    with Running("pos", "charge", "60.00", "EUR", "--again", "0", "--json", home=with_pin) as terminal:
+        wallet.expect("60.00 EUR")
+        wallet.close_by_ctrl_c()
+        assert terminal.wait().json["outcome"] in ("see phone", "torn")
+    shown = tap("wallet", "show", "--json", home=with_pin).json
+    assert (shown["balance"], shown["pin_tries"]) == ("100.00", 3)
 
 
 def test_a_window_that_is_closed_in_a_dialog_leaves_the_wallet_free(with_pin: Path, window: Opener) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from lab import money
-from lab.torture import tears
+from lab.key_process import KeyProcess
+from lab.torture import key, tears
 from lab.torture.arena import Arena, Tally, charge
 from lab.torture.tears import Manner
 from pos.journal import Journal
@@ -38,7 +39,7 @@ def test_quick_torture_finds_nothing() -> None:
     assert report["left_out"] is None
     assert report["cases"] >= 300
     assert report["torn"] >= 200
-    assert report["killed"] == 24
+    assert report["killed"] == 24 + 4  # parties of a tap, and with a Key
     assert report["settled_by_tap"] > 0
     assert report["settled_by_issuer"] == 4
     endurance = report["endurance"]
@@ -81,6 +82,12 @@ def test_a_terminal_that_charges_again_without_asking_is_found(tmp_path: Path, m
         link = inject(arena.link(), Fault.parse(DEBIT_ANSWER))
         arena.case("answer lost", lambda terminal: charge(terminal, link))
         assert arena.tally.double_charged == 1
+
+
+def test_a_key_that_does_not_come_back_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KeyProcess, "restart", lambda _: None)
+    tally = key.trouble(tmp_path / "home", 1, 2, lambda: None)
+    assert (tally.killed, tally.bricked, tally.lost, tally.made) == (1, 1, 0, 0)
 
 
 def test_money_is_found_wherever_it_is(tmp_path: Path) -> None:

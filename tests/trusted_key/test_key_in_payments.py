@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from console.home import Home
+from console.home import Home, make_private
 from issuer.register import Register
 from lab.fixtures import Setup, set_up
-from pos.journal import State
+from pos import identity
+from pos.journal import Journal, State
 from pos.outcome import OutcomeKind
-from protocol.certificate import CredentialCertificate
+from pos.terminal import Terminal, TerminalOptions
+from protocol.certificate import CredentialCertificate, Merchant
 from protocol.messages import Receipt
+from protocol.money import Amount
 from protocol.settlement import Verdict
 from protocol.transport.base import CardHandler
 from protocol.transport.issuer import IssuerLink
@@ -173,6 +176,20 @@ def test_agreed_to_one_amount_another_is_not_paid(till: Till, other: str) -> Non
     till.charge("250.00")
     till.agree()
     assert till.charge(other).kind is OutcomeKind.SEE_PHONE
+    assert till.laboratory.balance.minor == before
+
+
+@pytest.mark.attack("V4")
+def test_agreed_to_pay_one_terminal_another_is_not_paid(till: Till, tmp_path: Path) -> None:
+    before = till.laboratory.balance.minor
+    till.charge("250.00")
+    till.agree()
+    folder = make_private(tmp_path / "pos")
+    with IssuerLink(till.laboratory.home.issuer_url) as issuer:
+        own = identity.create(folder, "TERM0002", Merchant("Corner Bakery", 5462, 978), issuer)
+    with Terminal(own, Journal(folder), TerminalOptions(timeout=1.0)) as other:
+        outcome = other.charge(Amount.parse("250.00", "EUR"), till.laboratory.link)
+    assert outcome.kind is OutcomeKind.SEE_PHONE
     assert till.laboratory.balance.minor == before
 
 

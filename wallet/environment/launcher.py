@@ -153,6 +153,11 @@ class HardwareEnvironment:
         except DecodeError:
             raise TrustedWorldGoneError("the TEE process answers what is no Message") from None
 
+    def interrupt(self) -> None:
+        """End the wait of another thread for an answer, as if the process had ended."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         """Close the socket, which ends the process, and wait for it."""
         self._socket.close()

@@ -65,6 +65,12 @@ class TeeSession:
         """Run one command and return its answer as a value."""
         return answer.decode(self.invoke_command(command, parameters))
 
+    def interrupt(self) -> None:
+        """End the command that another thread waits for; it fails there as if the process had died, and the process ends."""
+        environment = self._environment
+        if environment is not None:
+            environment.interrupt()
+
     def close(self) -> None:
         """Close the session and end the process."""
         with self._lock:
