@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,6 +22,7 @@ ROOT = Path(__file__).parent.parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))  # so that tests find each other's helpers as `tests.…`, however pytest was started
 
+_PCSC = "pcsc"
 os.environ.pop("TAPLAB_HOME", None)  # a home of the person who runs the tests is not theirs to touch
 
 FIRST_COMMANDS = (
@@ -98,7 +99,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark every test that cannot do without the PC/SC service."""
     if isinstance(item, pytest.Function) and "pcsc_service" in item.fixturenames:
+        if _PCSC not in item.nodeid:
+            raise pytest.UsageError(f"{item.nodeid} needs the PC/SC service; its name or parameter must say {_PCSC}")
         item.add_marker("pcsc")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let one process run a whole file, so that what its tests share is made once, and one all tests of PC/SC.
+
+    A machine has one PC/SC service. What a scheduler knows of a test is its name.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return _PCSC if _PCSC in nodeid else nodeid.partition("::")[0]
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ import threading
 
 from protocol.apdu import Command
 from protocol.closing import Closing
-from protocol.errors import DecodeError, TransportError
-from protocol.transport.base import CardLink
+from protocol.errors import CardSilentError, DecodeError, TransportError
+from protocol.transport.base import Activation, CardLink
 from protocol.transport.chaining import TerminalChaining
 from protocol.transport.opening import LinkUrl, open_terminal_end
 from protocol.wire import Wire
@@ -19,6 +19,7 @@ from wallet.tee.client import TeeSession
 from wallet.tee.contract import CommandId, Dialogue, KeyAnswer
 
 KEY_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 _NOT_THERE = b""
 
 
@@ -51,7 +52,7 @@ class KeyLine(Closing):
         dialogue = Dialogue.decode(tee.invoke_command(command, parameters, timeout))
         if not dialogue.apdu:
             return dialogue.answer
-        with self._lock, _Carrier(self._url, self._timeout) as carrier:
+        with self._lock, _Carrier(self._url, self._timeout, self._closed) as carrier:
             while dialogue.apdu:
                 over = self._closed.wait(dialogue.pause_ms / 1000)
                 answer = KeyAnswer(dialogue.talk, _NOT_THERE if over else carrier.carry(dialogue.apdu))
@@ -66,16 +67,26 @@ class KeyLine(Closing):
 class _Carrier(Closing):
     """The link for one conversation. Once it has failed nothing goes through: half a conversation is none."""
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, closed: threading.Event) -> None:
+        self._closed = closed
         self._link: CardLink | None = None
         self._chaining: TerminalChaining | None = None
         if url:
             with contextlib.suppress(TransportError, DecodeError):
                 self._link = open_terminal_end(url)
-                activation = self._link.activate(timeout)
+                activation = self._found(self._link, timeout)
                 extended = activation.takes_extended_length and not LinkUrl.parse(url).short
                 max_data = self._link.max_data
                 self._chaining = TerminalChaining(self._link.transceive, extended=extended, max_data=max_data)
+
+    def _found(self, link: CardLink, timeout: float) -> Activation:
+        """Wait for the Key as `activate` does, but not on and on when this end is being closed."""
+        for _ in range(round(timeout / _LOOK_SECONDS) - 1):
+            with contextlib.suppress(CardSilentError):
+                return link.activate(_LOOK_SECONDS)
+            if self._closed.is_set():
+                break
+        return link.activate(_LOOK_SECONDS)
 
     def carry(self, apdu: bytes) -> bytes:
         """Return the Key's answer, empty when it cannot be reached."""

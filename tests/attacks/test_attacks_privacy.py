@@ -64,11 +64,18 @@ def _linking(captures: dict[str, list[bytes]]) -> set[bytes]:
         piece for piece in shared if not any(here[piece] & there[piece] & other.get(piece, set()) for other in others)
     }
     everybody = [frames for name, frames in captures.items() if name.startswith("another")]
-    return {piece for piece in unlike_others if not _is_mostly_constant(piece, here[piece] & there[piece], everybody)}
+    return {
+        piece
+        for piece in unlike_others
+        if not all(_is_mostly_constant(piece, places[piece], everybody) for places in (here, there))
+    }
 
 
 def _is_mostly_constant(piece: bytes, places: set[tuple[int, int]], others: list[list[bytes]]) -> bool:
-    """Tell whether all but one byte are everybody's there: that one is alike by chance once in 256 times, and links nothing."""
+    """Tell whether all but one byte are everybody's at one of its places: that one is alike by chance, and links nothing.
+
+    The places in two taps may be two: each has two public keys behind the same tag, and a key's sign is 02 or 03.
+    """
 
     def is_everybodys(number: int, at: int, value: int) -> bool:
         return all(number < len(one) and at < len(one[number]) and one[number][at] == value for one in others)

@@ -77,7 +77,7 @@ def test_gate_says_which_packages_are_missing_and_how_many_tests_that_leaves_out
         "this leaves out 3 tests marked pcsc"
     )
     assert "checked" in gate.out
-    assert "2 failed, 1 passed, 3 deselected" in gate.out
+    assert "2 failed, 1 passed in" in gate.out
 
 
 def test_gate_without_dialogs_leaves_out_theirs_too(project: Path) -> None:
@@ -87,7 +87,7 @@ def test_gate_without_dialogs_leaves_out_theirs_too(project: Path) -> None:
         "this leaves out 3 tests marked pcsc",
     ]
     assert gate.code == 0
-    assert "1 passed, 5 deselected" in gate.out
+    assert "1 passed in" in gate.out
 
 
 def test_gate_says_that_the_service_needs_root(project: Path) -> None:
