@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 from pathlib import Path
 
-from protocol.errors import TapLabError, UsageError
+from protocol.errors import InUseError, TapLabError, UsageError
+from protocol.secret import Secret
 
+_ROOT_KEY_BYTES = 32
 _NOT_OURS = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
@@ -25,6 +28,37 @@ def write_privately(path: Path, data: bytes) -> None:
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     os.fsync(directory)
     os.close(directory)
+
+
+def take_lock(path: Path, sentence: str) -> int:
+    """Return the descriptor of a lock file that this process now holds alone; the lock goes with the process.
+
+    InUseError with `sentence` when another process holds it.
+    """
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InUseError(sentence) from None
+    return lock
+
+
+def root_key(path: Path, sealed: Path, what: str) -> Secret:
+    """Return the key that hardware would have fused in; made when what it seals, the file `sealed`, is not there either.
+
+    UsageError when it is lost or of another length; `what` is what users call that file.
+    """
+    if path.exists():
+        key = Secret(path.read_bytes())
+        if len(key) != _ROOT_KEY_BYTES:
+            raise UsageError(f"{path} does not hold a key of {_ROOT_KEY_BYTES} bytes; restore it from where it came")
+        return key
+    if sealed.exists():
+        raise UsageError(f"{path} is missing, and {what} cannot be read without it; put it back")
+    key = Secret(os.urandom(_ROOT_KEY_BYTES))
+    write_privately(path, key)
+    return key
 
 
 def cannot_use(path: Path, error: BaseException | None) -> TapLabError:

@@ -8,7 +8,6 @@ reserved in blocks, so that a number is never used twice and a tap does not wait
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -17,10 +16,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from console.files import cannot_use
+from console.files import cannot_use, take_lock
 from protocol import tally
 from protocol.closing import Closing
-from protocol.errors import InUseError, TapLabError, UsageError
+from protocol.errors import TapLabError, UsageError
 from protocol.settlement import Verdict
 
 FILE_NAME = "journal.sqlite"
@@ -89,14 +88,8 @@ class Journal(Closing):
         """
         if not create and not (folder / FILE_NAME).exists():
             raise UsageError(f"the journal in {folder} is missing; restore it from a copy, or set up another terminal")
-        self._lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise InUseError(
-                f"another terminal process is using {folder}; wait for it, or use another --home"
-            ) from None
+        sentence = f"another terminal process is using {folder}; wait for it, or use another --home"
+        self._lock = take_lock(folder / LOCK_FILE, sentence)
         try:
             self._database = sqlite3.connect(folder / FILE_NAME)
             self._database.row_factory = sqlite3.Row

@@ -233,6 +233,9 @@ def test_the_programs_of_the_dialogs_are_started_before_the_lock_down_and_end_wi
     tee = _children(wallet._child.pid)
     dialogs = [pid for one in tee for pid in _children(one)]
     assert [_name(one) for one in dialogs] == ["pinentry-tty"] * 2
+    status = [Path(f"/proc/{one}/status").read_text() for one in tee]
+    assert len(status) == 1
+    assert all(held in status[0] for held in ("Seccomp:\t2", "NoNewPrivs:\t1"))
     wallet.close_by_ctrl_c()
     until = time.monotonic() + _PATIENCE
     while any(Path(f"/proc/{one}").exists() for one in dialogs) and time.monotonic() < until:

@@ -249,7 +249,7 @@ def test_without_its_root_key_the_card_answers_and_the_command_says_why(wallet: 
     said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
     aside.rename(root_key)
     sentence = f"tap-wallet: {root_key} is missing, and the storage cannot be read without it; put it back\n"
-    assert (said.returncode, said.stdout, said.stderr) == (1, "", sentence)
+    assert (said.returncode, said.stdout, said.stderr) == (2, "", sentence)
 
 
 @pytest.mark.parametrize("length", [0, 1, 31, 33])

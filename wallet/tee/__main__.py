@@ -5,15 +5,13 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from console.files import write_privately
+from console.files import root_key, take_lock
 from protocol.errors import TapLabError
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
@@ -31,7 +29,6 @@ from wallet.tee.trusted_ui import TrustedUi, open_ui
 
 ROOT_KEY_FILE = "root.key"
 LOCK_FILE = "lock"
-_ROOT_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +84,9 @@ def main() -> None:
 
 def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
     storage_folder = arguments.storage
-    lock = _take_lock(storage_folder)
-    root = _root_key(arguments.device, storage_folder)
+    sentence = f"another wallet process is using {storage_folder.parent}; stop it first, or use another --home"
+    lock = take_lock(storage_folder / LOCK_FILE, sentence)
+    root = root_key(arguments.device / ROOT_KEY_FILE, storage_folder / FILE_NAME, "the storage")
     ui: TrustedUi = open_ui(arguments.trusted_ui, Terminal(arguments.tty, arguments.term) if arguments.tty else None)
     counter = FreshnessCounter(storage_folder, _derive(root, Label.COUNTER_KEY))
     storage = SealedStorage(storage_folder, _derive(root, Label.STORAGE_KEY), counter)
@@ -104,32 +102,6 @@ def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
 def _require(lockdown: Lockdown, *, required: bool) -> None:
     if required and not lockdown.complete:
         raise TapLabError(f"the TEE refuses to start without its sandbox: {'; '.join(lockdown.missing)}")
-
-
-def _take_lock(folder: Path) -> int:
-    """Hold the storage folder for this process alone; the lock goes with the process."""
-    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sentence = f"another wallet process is using {folder.parent}; stop it first, or use another --home"
-        raise TeeError(TeeResult.BUSY, Origin.TEE, sentence) from None
-    return lock
-
-
-def _root_key(device: Path, storage: Path) -> Secret:
-    """Return the key that hardware would have fused in; made when the wallet has no storage yet."""
-    path = device / ROOT_KEY_FILE
-    if path.exists():
-        key = Secret(path.read_bytes())
-        if len(key) != _ROOT_KEY_BYTES:
-            raise TapLabError(f"{path} does not hold a key of {_ROOT_KEY_BYTES} bytes; restore it from where it came")
-        return key
-    if (storage / FILE_NAME).exists():
-        raise TapLabError(f"{path} is missing, and the storage cannot be read without it; put it back")
-    key = Secret(os.urandom(_ROOT_KEY_BYTES))
-    write_privately(path, key)
-    return key
 
 
 def _derive(root: Secret, label: Label) -> Secret:

@@ -8,7 +8,7 @@ the answer names its kind and place, never its values.
 
 from __future__ import annotations
 
-from protocol.errors import DecodeError, MissingOnMachineError, TapLabError, UsageError, VerificationError
+from protocol.errors import DecodeError, InUseError, MissingOnMachineError, TapLabError, UsageError, VerificationError
 from wallet.environment import message
 from wallet.environment.message import Kind, Message
 from wallet.environment.shared_memory import REGION, SharedMemory
@@ -98,6 +98,7 @@ def as_tee_error(error: TapLabError) -> TeeError:
         (DecodeError, TeeResult.BAD_FORMAT),
         (StorageFailedError, TeeResult.STORAGE_NO_SPACE),
         (MissingOnMachineError, TeeResult.NOT_SUPPORTED),
+        (InUseError, TeeResult.BUSY),
         (UsageError, TeeResult.BAD_PARAMETERS),
     ):
         if isinstance(error, kind):

@@ -9,7 +9,6 @@ copy of the file back is not noticed; a device would have its flash inside.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import os
@@ -24,10 +23,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from console.files import cannot_use, write_privately
+from console.files import cannot_use, root_key, take_lock
 from protocol import tally
 from protocol.closing import Closing
-from protocol.errors import InUseError, TapLabError, UsageError
+from protocol.errors import TapLabError, UsageError
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
 
@@ -36,7 +35,6 @@ LOCK_FILE = "lock"
 ROOT_KEY_FILE = "root.key"
 VERSION = 1
 _APPLICATION_ID = 0x54504B31  # "TPK1"
-_ROOT_KEY_BYTES = 32
 _NONCE_BYTES = 12
 _PLACE_BYTES = 16
 _FIRST = b"flash"
@@ -68,9 +66,10 @@ class Flash(Closing):
         """Open it; UsageError when there is none (unless `create`), when another process holds it or it cannot be read."""
         if not create and not (folder / FILE_NAME).exists():
             raise UsageError(f"there is no Trusted Key in {folder}; make one with `tap-key init`")
-        self._lock = _take_lock(folder)
+        sentence = f"another process is using the Key in {folder}; stop it first, or use another --home"
+        self._lock = take_lock(folder / LOCK_FILE, sentence)
         try:
-            root = _root_key(folder)
+            root = root_key(folder / ROOT_KEY_FILE, folder / FILE_NAME, "the flash of the Key")
             self._place_key = _derive(root, Label.KEY_CELL_NAME)
             self._cipher = AESGCM(_derive(root, Label.KEY_FLASH))
             self._database = _open(folder / FILE_NAME)
@@ -144,33 +143,6 @@ class Flash(Closing):
         with suppress(sqlite3.Error):
             self._database.close()
         os.close(self._lock)
-
-
-def _take_lock(folder: Path) -> int:
-    lock = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise InUseError(
-            f"another process is using the Key in {folder}; stop it first, or use another --home"
-        ) from None
-    return lock
-
-
-def _root_key(folder: Path) -> Secret:
-    """Return the key that hardware would have fused in; made together with the flash."""
-    path = folder / ROOT_KEY_FILE
-    if path.exists():
-        key = Secret(path.read_bytes())
-        if len(key) != _ROOT_KEY_BYTES:
-            raise UsageError(f"{path} does not hold a key of {_ROOT_KEY_BYTES} bytes; restore it from where it came")
-        return key
-    if (folder / FILE_NAME).exists():
-        raise UsageError(f"{path} is missing, and the flash of the Key cannot be read without it; put it back")
-    key = Secret(os.urandom(_ROOT_KEY_BYTES))
-    write_privately(path, key)
-    return key
 
 
 def _derive(root: Secret, label: Label) -> Secret:
