@@ -45,7 +45,7 @@ class KeyProcess(Closing):
 
     def press_ok(self) -> str:
         """Wait until the Key asks something, press OK, and return what it asked."""
-        return press_ok(self._home.key)
+        return press(self._home.key, Button.OK)
 
     def close(self) -> None:
         """End the process and wait for it."""
@@ -55,14 +55,14 @@ class KeyProcess(Closing):
             self._process.stdout.close()
 
 
-def press_ok(folder: Path) -> str:
-    """Wait until the Key that serves from `folder` asks something, press OK, and return what it asked."""
+def press(folder: Path, button: Button) -> str:
+    """Wait until the Key that serves from `folder` asks something, press a button, and return what it asked."""
     until = time.monotonic() + _PATIENCE
     with ControlClient(folder) as client:
         while time.monotonic() < until:
             frame = client.frame()
             if frame.showing is Showing.QUESTION:
-                client.press(Button.OK, frame.number)
+                client.press(button, frame.number)
                 return " ".join(frame.text.split())
             time.sleep(0.02)
     raise TapLabError("the Key asked nothing")

@@ -73,9 +73,7 @@ class Till(Closing):
 
     def wait_for_idle(self) -> None:
         """Wait until the wallet's housekeeping has nothing more to say to the Key."""
-        self._wait(self.laboratory.phone.events.empty, "the wallet is busy")
-        with self.laboratory.phone.key._lock:
-            self.laboratory.phone.view()  # answered after what the trusted world was doing
+        assert self.laboratory.phone.rest(PATIENCE)
 
     @staticmethod
     def _wait(reached: Callable[[], bool], what: str) -> None:
