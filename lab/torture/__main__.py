@@ -45,7 +45,7 @@ class Amounts:
         return sum(of[group] for group in groups)
 
 
-QUICK = Amounts(stride=31, kills=24, disks=12, key=8, rounds=1, taps=200)
+QUICK = Amounts(stride=31, kills=24, disks=12, key=4, rounds=1, taps=200)
 FULL = Amounts(stride=1, kills=510, disks=60, key=160, rounds=5, taps=10_000)
 
 
