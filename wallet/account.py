@@ -69,6 +69,14 @@ class Synced:
     decided: tuple[DecidedDebit, ...]
 
 
+def require_card(view: WalletView) -> None:
+    """Raise UsageError with what to do next, if the wallet that `view` is of has no purse."""
+    if view.moved:
+        raise UsageError("the purse of this wallet is at the Key; tap-wallet move in brings it back")
+    if not view.currency:
+        raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
+
+
 class Account:
     """The trusted world on one side, the issuer on the other."""
 
@@ -119,8 +127,7 @@ class Account:
     def load(self, amount: Amount) -> Loaded:
         """Add money. A load that was paid for but never arrived comes first, and is all that this call brings then."""
         before = self.view()
-        if not before.currency:
-            raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
+        require_card(before)
         request = self._tee.invoke_command(CommandId.REQUEST_LOAD, LoadOrder(amount.minor, amount.currency.number))
         voucher = expect(self._issuer.exchange(request), Voucher)
         after = self._tee.invoke(CommandId.LOAD, WalletView, voucher)
@@ -141,6 +148,8 @@ class Account:
     def settle(self) -> Synced:
         """List what was debited, and take over refunds and what became of earlier debits."""
         before = self.view()
+        if not before.device:
+            require_card(before)
         decided: list[DecidedDebit] = []
         while True:
             nonce = self._ask(NonceRequest(before.device), IssuerNonce).nonce
@@ -153,6 +162,7 @@ class Account:
 
     def unblock_pin(self) -> WalletView:
         """Let the issuer give the PIN its tries back; IssuerRefusedError unless its operator has allowed it."""
+        require_card(self.view())
         request = self._tee.invoke_command(CommandId.REQUEST_UNBLOCK)
         return self._tee.invoke(CommandId.UNBLOCK, WalletView, expect(self._issuer.exchange(request), Unblocking))
 

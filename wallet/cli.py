@@ -225,6 +225,7 @@ def serve(
     from console.trace import print_exchange
     from protocol.transport.opening import open_card_end
     from protocol.transport.trace import TracingCard
+    from wallet.account import require_card
     from wallet.phone import Phone, PhoneOptions
     from wallet.ui import CardScreen
 
@@ -240,8 +241,7 @@ def serve(
     try:
         with _kept(tty), Phone(home.wallet, _issuer_option(home, issuer), options, screen.show) as phone:
             view = phone.view()
-            if not view.currency:
-                raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
+            require_card(view)
             screen.ready(view, {"wallet": _own_pid(), "tee": phone.tee.pid})
             port.serve(TracingCard(phone.card, print_exchange) if trace else phone.card)
     finally:
@@ -442,13 +442,13 @@ def move(home: Home, as_json: bool, direction: str, key_link: str | None, truste
 @common_options
 def limits(home: Home, as_json: bool, payment: str, key: str, total: str, count: int, trusted_ui: str) -> int:
     """Let payments up to PAYMENT through without asking. The trusted UI asks whether that is your wish."""
+    from wallet.account import require_card
     from wallet.tee.contract import CommandId, NewLimits, WalletView
 
     with _trusted(home, trusted_ui) as session:
-        currency = session.invoke(CommandId.SHOW, WalletView).currency
-        if not currency:
-            raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
-        code = Currency.of(currency).code
+        view = session.invoke(CommandId.SHOW, WalletView)
+        require_card(view)
+        code = Currency.of(view.currency).code
         each, together, with_key = (Amount.parse(one, code).minor for one in (payment, total, key))
         wanted = NewLimits(each, together, count, with_key)
         return _report_done(_agreed(session, CommandId.CHANGE_LIMITS, wanted), "The limit", as_json=as_json)

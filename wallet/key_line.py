@@ -31,6 +31,7 @@ class KeyLine(Closing):
         self._url = url
         self._timeout = timeout
         self._lock = threading.Lock()
+        self._carrier: _Carrier | None = None
         self._closed = threading.Event()
 
     @property
@@ -47,21 +48,32 @@ class KeyLine(Closing):
     ) -> bytes:
         """Run a command that may need the Key, and return its answer. TeeError as from `invoke_command`.
 
-        `timeout` is for each step. What needs no Key waits for nobody; conversations are carried one after the other.
+        `timeout` is for each step. What needs no Key waits for nobody. Conversations are carried one after the other: for
+        who finds the Key asking its user something else, it is not there.
         """
         dialogue = Dialogue.decode(tee.invoke_command(command, parameters, timeout))
         if not dialogue.apdu:
             return dialogue.answer
-        with self._lock, _Carrier(self._url, self._timeout, self._closed) as carrier:
-            while dialogue.apdu:
-                over = self._closed.wait(dialogue.pause_ms / 1000)
-                answer = KeyAnswer(dialogue.talk, _NOT_THERE if over else carrier.carry(dialogue.apdu))
-                dialogue = Dialogue.decode(tee.invoke_command(CommandId.KEY_ANSWER, answer, timeout))
+        is_ours = self._lock.acquire(timeout=self._timeout)
+        try:
+            with _Carrier(self._url if is_ours else "", self._timeout, self._closed) as carrier:
+                self._carrier = carrier if is_ours else self._carrier
+                while dialogue.apdu:
+                    over = self._closed.wait(dialogue.pause_ms / 1000)
+                    answer = KeyAnswer(dialogue.talk, _NOT_THERE if over else carrier.carry(dialogue.apdu))
+                    dialogue = Dialogue.decode(tee.invoke_command(CommandId.KEY_ANSWER, answer, timeout))
+        finally:
+            if is_ours:
+                self._carrier = None
+                self._lock.release()
         return dialogue.answer
 
     def close(self) -> None:
         """End the conversation that is being carried: for the trusted world the Key is gone."""
         self._closed.set()
+        carrier = self._carrier
+        if carrier is not None:
+            carrier.interrupt()
 
 
 class _Carrier(Closing):
@@ -97,6 +109,11 @@ class _Carrier(Closing):
         except (TransportError, DecodeError):
             self._chaining = None
             return _NOT_THERE
+
+    def interrupt(self) -> None:
+        """Let a command that another thread waits for fail, where the link can do that."""
+        if self._link is not None:
+            self._link.interrupt()
 
     def close(self) -> None:
         if self._link is not None:

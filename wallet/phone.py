@@ -91,7 +91,7 @@ class Phone(Closing):
         self._issuer_url = issuer_url
         self._watcher = watcher
         self._wants_consent: Event | None = None
-        self._asks_user = False
+        self._asks_user = self._closing = False
         self.history = History(folder)
         self.tee = TeeSession(start_of(folder, options))
         self.key = KeyLine(options.key_link)
@@ -161,7 +161,8 @@ class Phone(Closing):
                 self._ask_consent()
                 event = replace(event, view=self._refill())
         except (TapLabError, OSError, subprocess.SubprocessError) as error:
-            _log.warning("%s", error)
+            if not self._closing:  # what is ended here fails, which is no news
+                _log.warning("%s", error)
         self._tell(event)
 
     def _tell(self, event: Event) -> None:
@@ -202,6 +203,7 @@ class Phone(Closing):
 
     def close(self) -> None:
         """Finish the housekeeping and end the trusted world."""
+        self._closing = True
         self.events.put(None)
         self.key.close()
         self._housekeeping.join(_LAST_WORDS_SECONDS)

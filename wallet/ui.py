@@ -47,6 +47,7 @@ def view_as_json(view: WalletView) -> dict[str, Any]:
         "key_cards_left": view.key_cards_left,
         "held": view.held,
         "moving": view.moving,
+        "moved": view.moved,
     }
 
 
@@ -61,6 +62,8 @@ def view_as_text(view: WalletView) -> str:
             "LOCKED: the storage or its freshness counter was put back to an older copy, or damaged; nothing can be paid."
             " `tap-wallet sync` asks the issuer for the money."
         )
+    if view.moved:
+        return "The purse of this wallet is at the Key. `tap-wallet move in` brings it back."
     if not view.currency:
         return "This wallet has no virtual card yet. Next: tap-wallet apply."
     lines = [

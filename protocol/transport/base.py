@@ -68,6 +68,9 @@ class CardLink(Closing):
     def transceive(self, apdu: bytes) -> bytes:
         """Send one command APDU and return the answer; CardRemovedError or CardSilentError when there is none."""
 
+    def interrupt(self) -> None:
+        """Let a command that another thread waits for fail now; a link that cannot do so ends it when its time is over."""
+
     @abstractmethod
     def deactivate(self) -> None:
         """End the tap: the field goes off. Does nothing when no card is active."""

@@ -87,7 +87,9 @@ class Address:
             return _without_delay(connection)
         connection = socket.socket(socket.AF_UNIX)
         try:
+            connection.settimeout(timeout)
             connection.connect(str(self.path))
+            connection.settimeout(None)
         except OSError:
             connection.close()
             raise
@@ -161,9 +163,13 @@ class _Messages:
             data += piece
         return data
 
-    def close(self) -> None:
+    def shut(self) -> None:
+        """End the conversation; who waits for a message in another thread finds the other end gone."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.shut()
         self._connection.close()
 
 
@@ -229,7 +235,7 @@ class SocketLink(CardLink):
                 self._server.settimeout(max(deadline - time.monotonic(), _RETRY_SECONDS))
                 return _without_delay(self._server.accept()[0])
             except OSError as error:
-                if not isinstance(error, ConnectionError | FileNotFoundError | TimeoutError):
+                if not isinstance(error, ConnectionError | FileNotFoundError | TimeoutError | BlockingIOError):
                     raise LinkUnavailableError(f"cannot use {self._address}: {error.strerror or error}") from None
                 if time.monotonic() >= deadline:
                     raise CardSilentError(f"no card was presented at {self._address} in time") from error
@@ -251,6 +257,12 @@ class SocketLink(CardLink):
             raise CardRemovedError("the card has left the field") from None
         traffic(_log, "<", answer)
         return answer
+
+    def interrupt(self) -> None:
+        """Let a command that another thread waits for fail now."""
+        messages = self._messages
+        if messages is not None:
+            messages.shut()
 
     def _drop(self) -> None:
         messages, self._messages, self._active = self._messages, None, False

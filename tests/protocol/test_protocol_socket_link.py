@@ -323,3 +323,41 @@ def test_late_answer_is_never_the_answer_to_another_command(monkeypatch: pytest.
 def _ignore(connection: socket.socket) -> None:
     while connection.recv(100):
         pass
+
+
+def test_a_listener_with_a_full_backlog_is_a_silent_card() -> None:
+    """Nothing accepts: the kernel keeps a few connections waiting, and holds the next one up."""
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as waiting:
+        server.bind(str(_PATH))
+        server.listen(1)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                one.setblocking(False)
+                one.connect(str(_PATH))
+        link = open_terminal_end(_URL)
+        with contextlib.closing(link), pytest.raises(CardSilentError):
+            link.activate(0.2)
+
+
+def test_a_command_that_another_thread_waits_for_can_be_interrupted() -> None:
+    card = Stuck()
+    with _serving(card):
+        link = open_terminal_end(_URL)
+        link.activate(_PATIENCE)
+        ended: list[type[BaseException]] = []
+
+        def wait() -> None:
+            try:
+                link.transceive(bytes(5))
+            except CardRemovedError as error:
+                ended.append(type(error))
+
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        while thread.is_alive() and not ended:
+            link.interrupt()
+            thread.join(0.01)
+        card.freed.set()
+        link.close()
+    assert ended == [CardRemovedError]

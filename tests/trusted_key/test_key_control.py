@@ -74,7 +74,8 @@ def test_the_socket_goes_with_the_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [b"no json", b"[]", b"7", b'"press"', b"null", b"{", b'{"press": "both"}', b'{"press": 7}', b'{"press": null}',
-     b'{"press": "ok", "seen": "x"}', b'{"press": "ok", "seen": []}', b"[" * 1000, b"\xff\xfe", b"9" * 900],
+     b'{"press": "ok", "seen": "x"}', b'{"press": "ok", "seen": []}', b'{"press": "ok", "seen": 1e400}',
+     b"[" * 1000, b"\xff\xfe", b"9" * 900],
 )  # fmt: skip
 def test_whatever_else_is_said_is_not_understood_and_does_nothing(tmp_path: Path, panel: Panel, line: bytes) -> None:
     number = panel.ask("Sure?", 60)

@@ -119,6 +119,32 @@ def test_the_issuer_pays_what_the_key_signed_and_only_that(till: Till) -> None:
 
 
 @pytest.mark.requirement("K4")
+def test_who_taps_again_before_answering_is_asked_once_and_pays(till: Till) -> None:
+    before = till.laboratory.balance.minor
+    till.charge("250.00")
+    till.wait_for_question(_QUESTION)
+    assert till.charge("250.00").kind is OutcomeKind.SEE_PHONE
+    till.agree()
+    assert till.laboratory.phone.rest(10.0)
+    assert _QUESTION not in " ".join(till.key.screen.lines)
+    assert till.charge("250.00").approved
+    assert till.laboratory.balance.minor == before - 250_00
+
+
+@pytest.mark.attack("V4")
+def test_a_question_about_another_payment_holds_no_tap_up_and_nothing_is_deducted_later(till: Till) -> None:
+    before = till.laboratory.balance.minor
+    till.charge("250.00")
+    till.agree()
+    assert till.charge("250.01").kind is OutcomeKind.SEE_PHONE
+    till.wait_for_question("Pay 250.01 EUR")
+    assert till.charge("250.00").kind is OutcomeKind.SEE_PHONE
+    till.key.press("ok")
+    assert till.laboratory.phone.rest(10.0) is False or till.laboratory.balance.minor == before
+    assert till.laboratory.balance.minor == before
+
+
+@pytest.mark.requirement("K4")
 def test_one_press_is_one_payment(till: Till) -> None:
     till.charge("250.00")
     till.agree()

@@ -14,7 +14,8 @@ import pytest
 from console.home import Home, make_private
 from lab.fixtures import Setup, set_up
 from pos.outcome import OutcomeKind
-from protocol.errors import TapLabError
+from protocol.errors import TapLabError, UsageError
+from protocol.money import Amount
 from protocol.transport.base import CardHandler
 from protocol.transport.issuer import IssuerLink
 from tests.trusted_key.till import Till
@@ -136,7 +137,7 @@ def test_it_moves_back_too(two: Two) -> None:
 
 @pytest.mark.requirement("K2")
 @pytest.mark.attack("T4")
-@pytest.mark.parametrize("after", range(1, 12))
+@pytest.mark.parametrize("after", range(1, 14))
 def test_torn_on_the_way_out_it_is_here_or_there_and_never_both(two: Two, after: int) -> None:
     done = two.move(two.first, CommandId.MOVE_OUT, after)
     before = two.usable()
@@ -154,7 +155,7 @@ def test_torn_on_the_way_out_it_is_here_or_there_and_never_both(two: Two, after:
 
 @pytest.mark.requirement("K2")
 @pytest.mark.attack("T4")
-@pytest.mark.parametrize("after", range(1, 14))
+@pytest.mark.parametrize("after", range(1, 16))
 def test_torn_on_the_way_in_the_same_command_goes_on(two: Two, after: int) -> None:
     assert two.move(two.first, CommandId.MOVE_OUT)
     two.move(two.second, CommandId.MOVE_IN, after)
@@ -189,9 +190,9 @@ class NotThere:
 @pytest.mark.requirement("K2")
 @pytest.mark.attack("I2")
 def test_a_lie_about_what_the_key_holds_makes_no_second_purse(two: Two) -> None:
-    assert not two.move(two.first, CommandId.MOVE_OUT, 8)  # it came to the Key, and the answer was lost
+    assert not two.move(two.first, CommandId.MOVE_OUT, 10)  # it came to the Key, and the answer was lost
     assert two.first.view.balance == 100_00
-    for at in range(5, 12):
+    for at in range(5, 14):
         two.first.lay(NotThere(two.key.card, at))
         phone = two.first.laboratory.phone
         with contextlib.suppress(TapLabError):
@@ -200,7 +201,7 @@ def test_a_lie_about_what_the_key_holds_makes_no_second_purse(two: Two) -> None:
         assert two.usable() == [0, 0]
         if not two.first.view.balance:
             break  # it knows now that the Key has it
-    assert at > 6
+    assert at > 8
     assert two.move(two.second, CommandId.MOVE_IN)
     assert two.usable()[0] == 0
 
@@ -210,7 +211,7 @@ def test_a_lie_about_what_the_key_holds_makes_no_second_purse(two: Two) -> None:
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_taker_whose_ticket_stays_behind_makes_no_second_purse(two: Two, *, heard: bool) -> None:
     """Both users lie: the first says that its purse never came, the second lets the ticket lie while it takes the purse."""
-    assert not two.move(two.first, CommandId.MOVE_OUT, 8)  # it came to the Key, and the answer was lost
+    assert not two.move(two.first, CommandId.MOVE_OUT, 10)  # it came to the Key, and the answer was lost
     for at in range(5, 14):
         two.second.lay(NotThere(two.key.card, at, heard=heard))
         phone = two.second.laboratory.phone
@@ -226,7 +227,7 @@ def test_a_taker_whose_ticket_stays_behind_makes_no_second_purse(two: Two, *, he
 def test_a_ticket_that_the_key_cannot_delete_keeps_the_purse_where_it_is(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not two.move(two.first, CommandId.MOVE_OUT, 8)
+    assert not two.move(two.first, CommandId.MOVE_OUT, 10)
     commit = Flash.commit
 
     def fails_for_tickets(self: Flash, changes: Changes) -> None:
@@ -246,6 +247,48 @@ def test_a_ticket_that_the_key_cannot_delete_keeps_the_purse_where_it_is(
 
 
 @pytest.mark.requirement("K2")
+def test_a_wallet_whose_purse_is_at_the_key_says_so_and_lets_nothing_shut_it_out(two: Two) -> None:
+    assert two.move(two.first, CommandId.MOVE_OUT)
+    phone, home = two.first.laboratory.phone, two.first.laboratory.home
+    assert two.first.view.moved
+    with IssuerLink(home.issuer_url) as issuer:
+        account = Account(phone.tee, issuer)
+        for attempt in (account.sync, account.unblock_pin, lambda: account.load(Amount.parse("1.00", "EUR"))):
+            with pytest.raises(UsageError, match="tap-wallet move in brings it back"):
+                attempt()
+        with pytest.raises(TeeError, match="its purse is at the Key: tap-wallet move in"):
+            account.apply(978, 4)
+    assert two.move(two.first, CommandId.MOVE_IN)
+    assert two.usable() == [9_999, 0]
+
+
+def test_a_wallet_whose_purse_another_one_took_is_free_for_a_new_one(two: Two) -> None:
+    assert two.move(two.first, CommandId.MOVE_OUT)
+    assert two.move(two.second, CommandId.MOVE_IN)
+    assert not two.move(two.first, CommandId.MOVE_IN)
+    phone, home = two.first.laboratory.phone, two.first.laboratory.home
+    with IssuerLink(home.issuer_url) as issuer:
+        assert Account(phone.tee, issuer).apply(978, 4).cards_left == 4
+
+
+@pytest.mark.attack("F5")
+def test_a_wallet_that_was_put_back_after_its_purse_moved_out_is_found_out_by_the_key(two: Two, tmp_path: Path) -> None:
+    home = two.first.laboratory.home
+    two.first.laboratory.phone.close()
+    shutil.copytree(home.wallet, tmp_path / "copy")
+    two.first.laboratory.phone = two.first.opened()
+    assert two.move(two.first, CommandId.MOVE_OUT)
+    assert two.move(two.second, CommandId.MOVE_IN)
+    two.first.laboratory.phone.close()
+    shutil.rmtree(home.wallet)
+    shutil.copytree(tmp_path / "copy", home.wallet)
+    two.first.laboratory.phone = two.first.opened()
+    locked = [two.first.view.locked]  # storage and counter agree with each other
+    assert not two.move(two.first, CommandId.MOVE_OUT)
+    assert [*locked, two.first.view.locked] == [False, True]
+    assert two.second.charge("0.01").approved
+
+
 def test_a_wallet_with_a_purse_takes_no_other(two: Two) -> None:
     assert two.move(two.first, CommandId.MOVE_OUT)
     assert two.move(two.second, CommandId.MOVE_IN)

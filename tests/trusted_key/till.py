@@ -18,7 +18,7 @@ from protocol.transport.base import CardHandler
 from protocol.transport.issuer import IssuerLink
 from protocol.transport.memory import MemoryPort
 from wallet.account import Account
-from wallet.phone import DIALOGS_SECONDS, PhoneOptions
+from wallet.phone import DIALOGS_SECONDS, Phone, PhoneOptions
 from wallet.tee.contract import Agreed, CommandId, NewLimits, WalletView
 from wallet.trusted_key.key import TrustedKey
 from wallet.trusted_key.panel import Clock
@@ -44,8 +44,8 @@ class Till(Closing):
         self._name = f"{folder}/key"
         self._port = MemoryPort(self._name)
         self.lay(self.key.card)
-        options = PhoneOptions(trusted_ui=f"scripted:{script}", key_link=f"memory:{self._name}")
-        self.laboratory = Laboratory(home=home.path, options=options)
+        self._options = PhoneOptions(trusted_ui=f"scripted:{script}", key_link=f"memory:{self._name}")
+        self.laboratory = Laboratory(home=home.path, options=self._options)
         self._answers = self._answered()
 
     def lay(self, card: CardHandler | None) -> None:
@@ -54,6 +54,11 @@ class Till(Closing):
         if card is not None:
             self._port = MemoryPort(self._name)
             self._port.present(card)
+
+    def opened(self) -> Phone:
+        """Return the wallet, opened anew; for who has closed it."""
+        home = self.laboratory.home
+        return Phone(home.wallet, home.issuer_url, self._options)
 
     @property
     def view(self) -> WalletView:

@@ -213,8 +213,17 @@ def test_a_surface_that_is_not_there_is_refused_in_a_sentence(choice: str) -> No
 
 def test_a_script_with_another_word_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "script"
-    script.write_text("confirm\nyes\n")
-    with pytest.raises(UsageError, match="holds 'yes'"):
+    script.write_text("confirm\n1234\n")
+    with pytest.raises(UsageError, match=r"answer 2 in .* is none") as refused:
+        open_ui(f"scripted:{script}")
+    assert "1234" not in str(refused.value).replace("`type 1234`", "")
+
+
+@pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"\xff\xfe"), lambda path: path.mkdir()])
+def test_a_script_that_is_no_text_is_refused_in_a_sentence(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    script = tmp_path / "script"
+    make(script)
+    with pytest.raises(UsageError, match=r"cannot use .*script"):
         open_ui(f"scripted:{script}")
 
 

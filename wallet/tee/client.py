@@ -13,7 +13,7 @@ from typing import TypeVar
 from protocol.wire import Wire
 from wallet.environment.launcher import ANSWER_SECONDS, HardwareEnvironment, Start, TrustedWorldGoneError
 from wallet.environment.message import Kind, Message
-from wallet.tee.contract import CommandId, Nothing, Origin, TeeError, TeeResult, as_origin, as_result
+from wallet.tee.contract import CommandId, KeyAwayError, Nothing, Origin, TeeError, TeeResult, as_origin, as_result
 
 AnyWire = TypeVar("AnyWire", bound=Wire)
 
@@ -58,7 +58,8 @@ class TeeSession:
                 self.close()
                 raise TeeError(TeeResult.TARGET_DEAD, Origin.COMMS, str(error)) from None
         if answer.result != TeeResult.SUCCESS:
-            raise TeeError(as_result(answer.result), as_origin(answer.origin), data.decode("utf-8", "replace"))
+            kind = KeyAwayError if answer.result == TeeResult.COMMUNICATION else TeeError
+            raise kind(as_result(answer.result), as_origin(answer.origin), data.decode("utf-8", "replace"))
         return data
 
     def invoke(self, command: CommandId, answer: type[AnyWire], parameters: Wire | None = None) -> AnyWire:

@@ -54,10 +54,15 @@ class Consents:
         self._asking = _Asking(terminal, debit, by_key)
 
     def ask(self) -> Talk[bool]:
-        """Ask the user about what waits, if anything does, and return whether it was granted."""
+        """Ask the user about what waits, if anything does, and return whether it was granted.
+
+        What was agreed to while it waited is not asked for twice: the shopper has tapped again before answering.
+        """
         asking, self._asking = self._asking, None
         if asking is None:
             return False
+        if self.covers(asking.terminal, asking.debit) and self._is_by_key() >= asking.by_key:
+            return True
         if asking.by_key:
             agreed = self._key is not None and (yield from self._key.ask_for(asking.terminal, asking.debit))
         else:
@@ -79,6 +84,13 @@ class Consents:
         """Tell whether the user agreed to exactly this payment and the minute is not over."""
         granted = self._granted
         return granted is not None and granted.bound == _bound(terminal, debit) and self._clock() <= granted.until
+
+    def withdraw(self) -> None:
+        """Forget what the user agreed to: it could not be used, and is to be asked for anew."""
+        self._granted = None
+
+    def _is_by_key(self) -> bool:
+        return self._granted is not None and self._granted.by_key
 
     def waits_for_key(self, terminal: TerminalCertificate) -> bool:
         """Tell whether the user agreed on the Key to pay this terminal: the next card shown to it is one that the Key backs."""

@@ -27,7 +27,7 @@ from construct import (
 )
 
 from protocol.apdu import Command
-from protocol.errors import TapLabError
+from protocol.errors import LinkUnavailableError, TapLabError
 from protocol.layout import Fields
 from protocol.messages import CHALLENGE_LENGTH, Result
 from protocol.settlement import NONCE_LENGTH, SettledAs
@@ -82,6 +82,10 @@ class TeeError(TapLabError):
         super().__init__(sentence)
         self.result = result
         self.origin = origin
+
+
+class KeyAwayError(TeeError, LinkUnavailableError):
+    """COMMUNICATION: the trusted application needs a Trusted Key that is not there, or not the one that is paired."""
 
 
 class CommandId(IntEnum):
@@ -266,7 +270,7 @@ class WalletView(Wire):
 
     `pin_tries` is how many are left, NO_PIN where there is none. `key` names the Trusted Key that is paired, empty without
     one; `key_cards_left` counts the cards that it backs, which are not among `cards_left`. `held` says that the user locked
-    the wallet at the Key, `moving` that its purse is on its way to or from there.
+    the wallet at the Key, `moving` that its purse is on its way to or from there, `moved` that it is there.
     """
 
     device: bytes
@@ -285,6 +289,7 @@ class WalletView(Wire):
     key_cards_left: int = 0
     held: bool = False
     moving: bool = False
+    moved: bool = False
 
     LAYOUT: ClassVar[Construct[Any, Any]] = Fields(
         "device" / Prefixed(Byte, GreedyBytes),
@@ -303,6 +308,7 @@ class WalletView(Wire):
         "key_cards_left" / Int16ub,
         "held" / Flag,
         "moving" / Flag,
+        "moved" / Flag,
     )
 
 

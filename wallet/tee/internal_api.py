@@ -8,11 +8,14 @@ the answer names its kind and place, never its values.
 
 from __future__ import annotations
 
+import contextlib
+
 from protocol.errors import DecodeError, InUseError, MissingOnMachineError, TapLabError, UsageError, VerificationError
 from wallet.environment import message
 from wallet.environment.message import Kind, Message
 from wallet.environment.shared_memory import REGION, SharedMemory
 from wallet.tee.contract import Origin, TeeError, TeeResult
+from wallet.tee.key_agent import KeyGoneError
 from wallet.tee.payment_ta import PaymentApplication
 from wallet.tee.storage import StorageFailedError, StorageUncertainError
 
@@ -86,7 +89,8 @@ def refuse_start(channel: int, memory: SharedMemory, error: TeeError) -> None:
     payload = str(error).encode()
     memory.write_answer(payload)
     answer = Message(Kind.ANSWER, 0, 0, 0, error.result, error.origin, len(payload))
-    message.send(channel, answer)
+    with contextlib.suppress(OSError):  # who started this process has left
+        message.send(channel, answer)
 
 
 def as_tee_error(error: TapLabError) -> TeeError:
@@ -94,6 +98,7 @@ def as_tee_error(error: TapLabError) -> TeeError:
     if isinstance(error, TeeError):
         return error
     for kind, result in (
+        (KeyGoneError, TeeResult.COMMUNICATION),
         (VerificationError, TeeResult.SECURITY),
         (DecodeError, TeeResult.BAD_FORMAT),
         (StorageFailedError, TeeResult.STORAGE_NO_SPACE),

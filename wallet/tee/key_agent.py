@@ -57,7 +57,7 @@ from protocol.signing import PrivateKey
 from protocol.status import StatusError, StatusWord, raise_for_status
 from protocol.wire import Wire
 from wallet.tee.key_channel import HostIdentity, KeyChannel, PairedKey, open_scp11a, open_scp11b
-from wallet.tee.state import ROLLED_BACK
+from wallet.tee.state import MOVED_OUT, ROLLED_BACK
 from wallet.tee.storage import SealedStorage
 from wallet.tee.trusted_ui import Prompt, TrustedUi
 
@@ -166,7 +166,7 @@ class KeyAgent:
         before = self._storage.get(PAIRED)
         self._storage.commit({PAIRED: certificate})
         try:
-            yield from self._count((yield from self.opened()))
+            yield from self.count((yield from self.opened()))
         except TapLabError:
             if not self.has_found_a_copy:
                 self._storage.commit({PAIRED: before})
@@ -181,9 +181,10 @@ class KeyAgent:
     def forget(self) -> None:
         """Forget the Key; the Key keeps its half of the pairing until its owner removes it.
 
-        How far it has counted is not forgotten: pairing again must not hide that storage was put back.
+        How far it has counted is not forgotten: pairing again must not hide that storage was put back. A purse that was moved
+        there is: this wallet is free for a new one.
         """
-        self._storage.commit({PAIRED: None})
+        self._storage.commit({PAIRED: None, MOVED_OUT: None})
 
     def _leaf(self) -> Talk[bytes]:
         command = scp11.get_certificates(Variant.SCP11B, 1)
@@ -212,7 +213,7 @@ class KeyAgent:
         question = PaymentQuestion(_QUESTION_SECONDS, debit.amount, debit.currency, terminal)
         try:
             line = yield from self.opened()
-            yield from self._count(line)
+            yield from self.count(line)
             state = yield from self._ask(line, KeyIns.CONFIRM_PAYMENT, question)
             return (yield from self._answered(line, KeyIns.POLL, state))
         except (KeyGoneError, StatusError, VerificationError, DecodeError):
@@ -259,7 +260,7 @@ class KeyAgent:
 
     # --- the counter
 
-    def _count(self, line: Line) -> Talk[None]:
+    def count(self, line: Line) -> Talk[None]:
         """Advance storage, then the Key; storage that is behind the Key was put back, freshness counter and all."""
         if KeyModule.COMPUTING not in line.modules:
             return
@@ -299,14 +300,19 @@ class KeyAgent:
     def _say(self, command: Command, pause_ms: int = 0) -> Talk[Response]:
         answer = yield Outgoing(command, pause_ms)
         if not answer:
-            raise KeyGoneError("the Key cannot be reached")
+            raise KeyGoneError(
+                "the Key cannot be reached; see that `tap-key serve` runs, or say where it is with --key LINK"
+            )
         return Response.decode(answer)
 
     def _select(self) -> Talk[tuple[KeyModule, ...]]:
         response = yield from self._say(select(KEY_NAME))
         if response.sw is not StatusWord.OK:
             raise KeyGoneError("what is there is no Trusted Key")
-        return KeyFci.decode(response.data).offer.modules
+        try:
+            return KeyFci.decode(response.data).offer.modules
+        except DecodeError:
+            raise KeyGoneError("what is there is no Trusted Key") from None
 
     def opened(self) -> Talk[Line]:
         """Open SCP11a with the paired Key."""

@@ -19,7 +19,7 @@ from construct import Byte, Construct, GreedyBytes, Int32ub, Prefixed, PrefixedA
 from protocol.errors import DecodeError
 from protocol.key_commands import KeyIns, KeyModule, Named, ObjectList, ReadObject, Rule, WriteObject
 from protocol.layout import Fields
-from protocol.status import StatusError
+from protocol.status import StatusError, StatusWord
 from protocol.wire import Nested, Wire
 from wallet.tee.contract import Origin, TeeError, TeeResult
 from wallet.tee.key_agent import KeyAgent, KeyGoneError, Line, Talk
@@ -28,6 +28,7 @@ from wallet.tee.state import (
     BLOCK_LIST,
     CREDENTIAL,
     DEVICE,
+    MOVED_OUT,
     MOVING_IN,
     MOVING_OUT,
     PENDING,
@@ -133,10 +134,11 @@ class Mover:
             if self._storage.get(PURSE) is not None or self._storage.get(DEVICE) is not None:
                 yield from self._give_claim_up(line)
                 raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "this wallet has a purse of its own")
-            yield from self._key.secured(line, KeyIns.WRITE, WriteObject(_CLAIM, Rule.CREATOR, b"claimed"))
+            yield from self._claim(line)
             stored = yield from self._read(line, _OBJECT)
             if not stored:
                 yield from self._key.secured(line, KeyIns.DELETE, Named(_CLAIM))
+                self._storage.commit({MOVED_OUT: None})  # another wallet has it: this one is free for a new purse
                 raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "the Key holds no purse")
             _Package.decode(stored)
             self._storage.commit({MOVING_IN: stored})
@@ -146,8 +148,18 @@ class Mover:
                 yield from self._key.secured(line, KeyIns.DELETE, Named(_ticket(stored)))
             yield from self._key.secured(line, KeyIns.DELETE, Named(_OBJECT))
         items: Changes = {one.key: one.value for one in _Package.decode(stored).items}
-        self._storage.commit({MOVING_IN: None, **items})
+        self._storage.commit({MOVING_IN: None, MOVED_OUT: None, **items})
         yield from self._give_claim_up(line)
+
+    def _claim(self, line: Line) -> Talk[None]:
+        """Claim what the Key holds for this wallet; ACCESS_DENIED while another one has claimed it."""
+        try:
+            yield from self._key.secured(line, KeyIns.WRITE, WriteObject(_CLAIM, Rule.CREATOR, b"claimed"))
+        except StatusError as error:
+            if error.status is not StatusWord.SECURITY_STATUS_NOT_SATISFIED:
+                raise
+            sentence = "another wallet is taking the purse in: go on there with tap-wallet move in"
+            raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, sentence) from None
 
     def _give_claim_up(self, line: Line) -> Talk[None]:
         """Delete a claim of ours that a torn move has left, so that another wallet can make its own."""
@@ -159,9 +171,11 @@ class Mover:
             yield from self._key.secured(line, KeyIns.DELETE, Named(name))
 
     def _line(self) -> Talk[Line]:
+        """Open the line, and let storage that was put back be found out before anything moves."""
         line = yield from self._key.opened()
         if KeyModule.STORAGE not in line.modules:
             raise KeyGoneError("this Key stores nothing")
+        yield from self._key.count(line)
         return line
 
     def _read(self, line: Line, name: bytes) -> Talk[bytes]:
@@ -195,7 +209,7 @@ class Mover:
 
     def _gone(self) -> Changes:
         backed = [key for key, value in self._storage.items(CREDENTIAL) if _is_backed(key, value)]
-        return dict.fromkeys((*(key for key, _ in self._moved()), *backed, PENDING))
+        return {**dict.fromkeys((*(key for key, _ in self._moved()), *backed, PENDING)), MOVED_OUT: b"\x01"}
 
 
 def _ticket(package: bytes) -> bytes:

@@ -312,6 +312,7 @@ class PaymentApplication:
             len(self._vault.usable_credentials(with_key=True)),
             self._vault.is_held,
             self._vault.is_moving,
+            self._vault.has_moved_out,
         )
 
     def _report(self, _: Nothing) -> bytes:

@@ -166,7 +166,9 @@ class Tap:
         co_signature = b""
         if result is Result.APPROVED and session.credential.certificate.co_signing_key:
             co_signature = yield from self._co_sign(session, debit)
-            result = Result.APPROVED if co_signature else Result.SEE_PHONE
+            if not co_signature:
+                result = Result.SEE_PHONE
+                self._consents.withdraw()
         self._conclude(session, debit, result, co_signature, consented=consented)
         if session.result is Result.APPROVED:
             self._consents.use(terminal, debit)

@@ -124,13 +124,16 @@ class ScriptedUi:
             self._shown = os.open(f"{path}.shown", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise UsageError(f"the scripted trusted UI cannot use {path}: {error.strerror}") from None
-        with os.fdopen(answers) as file:
-            self._answers = [line.strip() for line in file if line.strip()]
-        unknown = [one for one in self._answers if one not in ("confirm", "cancel") and not one.startswith(_TYPE)]
-        if unknown:
-            raise UsageError(
-                f"{path} holds {unknown[0]!r}; a script has `confirm`, `cancel` or `type 1234` on each line"
-            )
+        try:
+            with os.fdopen(answers) as file:
+                self._answers = [line.strip() for line in file if line.strip()]
+        except (OSError, UnicodeDecodeError):
+            raise UsageError(f"the scripted trusted UI cannot use {path}: it is no text file") from None
+        for number, one in enumerate(self._answers, 1):
+            if one not in ("confirm", "cancel") and not one.startswith(_TYPE):  # it may be a PIN: it is not shown
+                raise UsageError(
+                    f"answer {number} in {path} is none; a script has `confirm`, `cancel` or `type 1234` on each line"
+                )
 
     @property
     def descriptors(self) -> tuple[int, ...]:

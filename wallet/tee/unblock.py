@@ -28,9 +28,9 @@ class Unblock:
 
     def request(self) -> UnblockRequest:
         """Return a signed request over a new challenge."""
+        key = signer(self._vault.device.signing_scalar)
         self._challenge = os.urandom(NONCE_LENGTH)
         unsigned = UnblockRequest(self._vault.device_id, self._challenge, bytes(signing.SIGNATURE_LENGTH))
-        key = signer(self._vault.device.signing_scalar)
         return replace(unsigned, signature=key.sign(unsigned.signature_input()))
 
     def take(self, answer: Unblocking) -> None:

@@ -32,6 +32,7 @@ from wallet.tee.state import (
     DEVICE,
     HELD,
     LIMITS,
+    MOVED_OUT,
     MOVING_IN,
     MOVING_OUT,
     PENDING,
@@ -84,6 +85,11 @@ class Vault:
     def is_moving(self) -> bool:
         """Whether the purse is on its way to or from the Trusted Key, so that nothing is paid from it here."""
         return self._storage.get(MOVING_OUT) is not None or self._storage.get(MOVING_IN) is not None
+
+    @property
+    def has_moved_out(self) -> bool:
+        """Whether the purse of this wallet was moved to the Trusted Key, and nobody has said what became of it since."""
+        return self._storage.get(MOVED_OUT) is not None
 
     @property
     def is_held(self) -> bool:
@@ -157,7 +163,14 @@ class Vault:
 
     @property
     def device(self) -> Device:
-        """The device's keys, made and stored at first use."""
+        """The device's keys; BAD_STATE before the first application."""
+        stored = self._read(DEVICE, Device)
+        if stored is None:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the wallet has no card yet: tap-wallet apply")
+        return stored
+
+    def _device_made(self) -> Device:
+        """Return the device's keys, made and stored by the first application."""
         if stored := self._read(DEVICE, Device):
             return stored
         sealing = X25519PrivateKey.generate().private_bytes_raw()
@@ -236,6 +249,8 @@ class Vault:
 
         They are stored before a Trusted Key is asked to back them, by what it makes for exactly these.
         """
+        if self.has_moved_out:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "its purse is at the Key: tap-wallet move in")
         if not 1 <= count <= MAX_CREDENTIALS:
             raise TeeError(TeeResult.BAD_PARAMETERS, Origin.TRUSTED_APP, f"1 to {MAX_CREDENTIALS} cards at once")
         if self.purse.currency not in (0, currency):
@@ -259,7 +274,7 @@ class Vault:
 
     def apply(self, currency: int, count: int, *, locked_down: bool) -> Application:
         """Return a signed application for `count` credentials; keys that are pending already are applied for first."""
-        device = self.device
+        device = self._device_made()
         self.pending_keys(currency, count)
         pending = self._read(PENDING, Pending)
         if pending is None:

@@ -90,7 +90,7 @@ class ControlServer(Closing):
                 self._watch(connection)
             else:
                 _say(connection, frame_as_json(self._panel.frame))
-        except (ValueError, TypeError, AttributeError, RecursionError):
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
             _say(connection, {"error": "not understood"})
 
     def _watch(self, connection: socket.socket) -> None:
@@ -154,7 +154,9 @@ class ControlClient(Closing):
             self._connection.settimeout(_ANSWER_SECONDS)
             answer: dict[str, Any] = json.loads(self._lines.readline())
         except (OSError, ValueError):
-            raise LinkUnavailableError("the Key has ended; start it with `tap-key serve`") from None
+            raise LinkUnavailableError(
+                "the Key has ended, or too many are connected to it; start it with `tap-key serve`, or close some windows"
+            ) from None
         return answer
 
     def _send(self, order: dict[str, Any]) -> None:
