@@ -212,9 +212,10 @@ def _read_x509(encoded: bytes) -> ChannelCertificate:
         uses = _x509_uses(known)
         begins, ends = known.not_valid_before_utc, known.not_valid_after_utc
         canonical = known.public_bytes(Encoding.DER)
+        whole_signature = encoded.endswith(b"\x00" + known.signature)  # a BIT STRING without unused bits
     except _BROKEN:
         raise DecodeError("X.509 certificate", "", "malformed") from None
-    if canonical != encoded or known.serial_number <= 0:
+    if canonical != encoded or not whole_signature or known.serial_number <= 0:
         raise DecodeError("X.509 certificate", "", "not in its one canonical form")
     if not isinstance(public, ec.EllipticCurvePublicKey) or not isinstance(public.curve, ec.SECP256R1):
         raise DecodeError("X.509 certificate", "public key", "not one of P-256")

@@ -102,6 +102,16 @@ def test_a_point_beside_the_curve_is_refused() -> None:
         read(made.GP_HOST.replace(point, point[:-1] + bytes([point[-1] ^ 1])))
 
 
+def test_a_signature_whose_last_bits_are_said_to_be_unused_is_refused() -> None:
+    """The signature would still be right: two encodings of one certificate, of which only one was signed so."""
+    assert not made.AUTHORITY[-1] & 1  # else the last bit could not be called unused
+    at = made.AUTHORITY.rindex(b"\x03\x47\x00\x30\x44") + 2
+    changed = made.AUTHORITY[:at] + b"\x01" + made.AUTHORITY[at + 1 :]
+    read(made.AUTHORITY)
+    with pytest.raises(DecodeError, match="one canonical form"):
+        read(changed)
+
+
 @given(st.sampled_from([made.HOST, made.GP_HOST]), st.data())
 def test_a_cut_certificate_is_refused(encoded: bytes, data: st.DataObject) -> None:
     with pytest.raises(DecodeError):
