@@ -71,10 +71,15 @@ class Synced:
 
 def require_card(view: WalletView) -> None:
     """Raise UsageError with what to do next, if the wallet that `view` is of has no purse."""
-    if view.moved:
-        raise UsageError("the purse of this wallet is at the Key; tap-wallet move in brings it back")
+    require_not_moved(view)
     if not view.currency:
         raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
+
+
+def require_not_moved(view: WalletView) -> None:
+    """Raise UsageError with what to do next, if the purse of the wallet was moved to the Key."""
+    if view.moved:
+        raise UsageError("the purse of this wallet is at the Key; tap-wallet move in brings it back")
 
 
 class Account:
@@ -96,6 +101,7 @@ class Account:
 
     def apply(self, currency: int, count: int = POOL_SIZE, *, with_key: bool = False) -> WalletView:
         """Apply for `count` virtual cards, backed by the Trusted Key or not, and store them."""
+        require_not_moved(self.view())
         self.pin_anchors()
         return self._apply(currency, count, with_key=with_key)
 

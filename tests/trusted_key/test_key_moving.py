@@ -21,7 +21,7 @@ from protocol.transport.issuer import IssuerLink
 from tests.trusted_key.till import Till
 from wallet.account import Account
 from wallet.phone import DEVICE_FOLDER, STORAGE_FOLDER
-from wallet.tee.contract import Agreed, CommandId, TeeError
+from wallet.tee.contract import Agreed, ApplyRequest, CommandId, TeeError
 from wallet.trusted_key.flash import Changes, Flash, FlashFailedError
 from wallet.trusted_key.key import TrustedKey
 
@@ -253,11 +253,12 @@ def test_a_wallet_whose_purse_is_at_the_key_says_so_and_lets_nothing_shut_it_out
     assert two.first.view.moved
     with IssuerLink(home.issuer_url) as issuer:
         account = Account(phone.tee, issuer)
-        for attempt in (account.sync, account.unblock_pin, lambda: account.load(Amount.parse("1.00", "EUR"))):
+        load, apply = lambda: account.load(Amount.parse("1.00", "EUR")), lambda: account.apply(978, 4)
+        for attempt in (account.sync, account.unblock_pin, load, apply):
             with pytest.raises(UsageError, match="tap-wallet move in brings it back"):
                 attempt()
-        with pytest.raises(TeeError, match="its purse is at the Key: tap-wallet move in"):
-            account.apply(978, 4)
+    with pytest.raises(TeeError, match="its purse is at the Key: tap-wallet move in"):
+        phone.key.converse(phone.tee, CommandId.APPLY, ApplyRequest(978, 4))
     assert two.move(two.first, CommandId.MOVE_IN)
     assert two.usable() == [9_999, 0]
 
