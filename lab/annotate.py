@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""`python -m lab.annotate`: pays once and writes the bytes of that tap, field by field, into docs/protocol.md."""
+"""`python -m lab.annotate`: docs/protocol.md is given the bytes of a new tap."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import click
 
 from lab.fixtures import Laboratory
 from protocol.describe import lines_of, parts_of
@@ -36,8 +38,9 @@ def annotate(exchanges: list[Exchange]) -> str:
     return "\n".join(lines)
 
 
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Write a new tap into the document."""
+    """Pay once and write the bytes of that tap, field by field, into docs/protocol.md."""
     text = DOCUMENT.read_text()
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
