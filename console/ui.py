@@ -1,14 +1,17 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""How things look on a terminal: money, JSON, and a console that knows whether anybody watches."""
+"""How things look on a terminal: money, JSON, errors, and progress while somebody watches."""
 
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.money import Amount
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 def money(amount: Amount) -> str:
@@ -30,3 +33,12 @@ def print_json(value: Any) -> None:
 def print_error(program: str, sentence: str) -> None:
     """Print why a command ended, on standard error."""
     sys.stderr.write(f"{program}: {sentence}\n")
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar on standard error that leaves nothing behind, and shows nothing where nobody watches."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)

@@ -18,7 +18,7 @@ import click
 
 from console.cli import run
 from console.home import Home
-from console.ui import print_json
+from console.ui import print_json, progress_bar
 from lab import bench_links, bench_relay
 from lab.fixtures import Laboratory, Setup, set_up
 from lab.floor import Floor, Shape
@@ -182,10 +182,7 @@ def cli(taps: int, as_json: bool) -> None:
     The floor is the same cryptography, the same number of synced writes and the same bytes over the same hops with
     nothing else; it is timed in turn with the taps, and the ratio is what to compare between machines.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("taps", total=taps)
         counts = count_operations()
         result = {**measure(taps, counts.shape, lambda: progress.advance(task)), **counts.as_json()}

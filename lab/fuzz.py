@@ -25,7 +25,7 @@ import click
 
 from console.cli import run
 from console.exit_codes import ExitCode
-from console.ui import print_json
+from console.ui import print_json, progress_bar
 from lab import fuzz_corpus
 from lab.fuzz_child import CurrentInput, Order, Target, Told, load
 from protocol.errors import MissingOnMachineError, TapLabError, UsageError
@@ -276,11 +276,8 @@ def _choose(known: dict[str, Target], names: tuple[str, ...]) -> list[Target]:
 
 
 def _fuzz_all(fuzzer: Fuzzer, targets: list[Target], say: Callable[[str], None] | None) -> list[Report]:
-    from rich.console import Console
-    from rich.progress import Progress
-
     limits, reports = fuzzer.limits, []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         for number, target in enumerate(targets, 1):
             total = limits.runs or limits.seconds
             task = progress.add_task(f"{target.name} ({number} of {len(targets)})", total=total)

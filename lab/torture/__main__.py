@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import shutil
 import tempfile
@@ -18,7 +17,7 @@ import click
 
 from console.cli import run
 from console.exit_codes import ExitCode
-from console.ui import print_json
+from console.ui import print_json, progress_bar
 from lab.torture import disks, endurance, key, kills, sides, tears
 from lab.torture.arena import Arena, Tally
 from lab.torture.children import Children
@@ -45,7 +44,7 @@ class Amounts:
         return sum(of[group] for group in groups)
 
 
-QUICK = Amounts(stride=31, kills=24, disks=12, key=4, rounds=1, taps=200)
+QUICK = Amounts(stride=37, kills=18, disks=8, key=4, rounds=1, taps=200)
 FULL = Amounts(stride=1, kills=510, disks=60, key=160, rounds=5, taps=10_000)
 
 
@@ -150,14 +149,11 @@ def cli(quick: bool, groups: tuple[str, ...], seed: int | None, as_json: bool) -
 
     Nothing may be lost, made, charged twice, bricked or left unsettled. Exit code 0 says so, 1 that something was found.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    logging.getLogger("wallet").setLevel(logging.CRITICAL)  # of disks in trouble, the wallet says so at every tap
+    disks.keep_quiet()
     chosen = groups or GROUPS
     amounts = QUICK if quick else FULL
     seed = secrets.randbelow(1 << 32) if seed is None else seed
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         task = progress.add_task("torture", total=amounts.cases(chosen))
         report = torture(chosen, amounts, seed, lambda: progress.advance(task))
     if as_json:

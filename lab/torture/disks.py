@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,11 @@ def _wallet_in(children: Children, plan: Plan, _: Terminal) -> None:
     children.wallet(plan, _CHARGES)
 
 
+def keep_quiet() -> None:
+    """Let this process not log that a disk is in trouble: the wallet says so at every tap."""
+    logging.getLogger("wallet").setLevel(logging.CRITICAL)
+
+
 def fill(folder: Path, seed: int, cases: int) -> Tally | None:
     """Fill a real small file system up within taps; None where this user may not mount one."""
     context = multiprocessing.get_context("forkserver")
@@ -63,6 +69,7 @@ def fill(folder: Path, seed: int, cases: int) -> Tally | None:
 
 
 def _fill_in_own_namespace(folder: str, seed: int, cases: int, answer: Any) -> None:
+    keep_quiet()
     disk = Path(folder)
     if not _mount_small_disk(disk):
         answer.send(None)

@@ -34,12 +34,12 @@ def test_quick_torture_finds_nothing() -> None:
         [sys.executable, "-m", "lab.torture", "--quick", "--json"], capture_output=True, text=True, timeout=400
     )
     report: dict[str, Any] = json.loads(done.stdout)
-    assert (done.returncode, report["findings"]) == (0, []), report
+    assert (done.returncode, report["findings"], done.stderr) == (0, [], ""), report
     assert {name: report[name] for name in FOUND} == dict.fromkeys(FOUND, 0)
     assert report["left_out"] is None
-    assert report["cases"] >= 300
+    assert report["cases"] >= 250
     assert report["torn"] >= 200
-    assert report["killed"] == 24 + 2  # parties of a tap, and with a Key
+    assert report["killed"] == 18 + 2  # parties of a tap, and with a Key
     assert report["settled_by_tap"] > 0
     assert report["settled_by_issuer"] == 4
     endurance = report["endurance"]
