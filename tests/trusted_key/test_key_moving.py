@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import wallet.phone
 from console.home import Home, make_private
 from lab.fixtures import Setup, set_up
 from pos.outcome import OutcomeKind
@@ -25,7 +26,7 @@ from wallet.tee.contract import Agreed, ApplyRequest, CommandId, TeeError
 from wallet.trusted_key.flash import Changes, Flash, FlashFailedError
 from wallet.trusted_key.key import TrustedKey
 
-_YES = ("confirm",) * 4
+_YES = ("confirm",) * 60
 
 
 class Cut:
@@ -109,9 +110,11 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def two(paired: Path, tmp_path: Path) -> Iterator[Two]:
-    made = Two(shutil.copytree(paired, tmp_path / "parties"))
-    yield made
-    made.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wallet.phone, "KEY_LOOK_SECONDS", 3600.0)  # nothing is said to the Key but what the test says
+        made = Two(shutil.copytree(paired, tmp_path / "parties"))
+        yield made
+        made.close()
 
 
 @pytest.mark.requirement("K2")

@@ -27,7 +27,7 @@ from wallet.tee.contract import REFERENCE_LENGTH, Origin, TeeError, TeeResult
 from wallet.tee.key_agent import KEPT_AT_REISSUE as KEY_KEPT_AT_REISSUE
 from wallet.tee.pin import PIN
 from wallet.tee.state import ANCHORS, BLOCK_LIST, DEVICE, LIMITS, PHRASE, PURSE, Purse, Transaction, signer
-from wallet.tee.storage import SealedStorage
+from wallet.tee.storage import Changes, SealedStorage
 from wallet.tee.transactions import TransactionBook
 from wallet.tee.vault import Vault
 
@@ -75,7 +75,10 @@ class Clearing:
         return replace(unsigned, signature=key.sign(unsigned.signature_input()))
 
     def take(self, settlement: Settlement) -> list[SettledDebit]:
-        """Take over the issuer's answer to the last statement, all of it or nothing; return what was decided."""
+        """Take over the issuer's answer to the last statement, all of it or nothing; return what was decided.
+
+        Cards that have expired go too, with what was begun with them and never paid: no terminal takes them any more.
+        """
         self._require_ours(settlement)
         if self._vault.is_locked:
             if settlement.standing is Standing.REISSUED:
@@ -89,8 +92,11 @@ class Clearing:
         debits = [one for one in self._book.debits() if one.number <= settlement.acknowledged]
         settled = [one for one in debits if one.transaction_id in outcomes]
         done = [one for one in debits if one.confirmed or one.transaction_id in outcomes]
-        purse = self._settled_purse(settlement)
-        self._storage.commit({PURSE: purse.encode(), **self._book.forget(done)})
+        expired = self._vault.expired_credentials()
+        over = self._book.undebited({one.certificate.serial for one in expired})
+        changes: Changes = {one.key: None for one in expired if one.counter == 0}
+        self._book.forget([*done, *over], {**changes, PURSE: self._settled_purse(settlement).encode()})
+        self._vault.forget_cache()
         return [SettledDebit(_reference(one), outcomes[one.transaction_id]) for one in settled]
 
     def _require_ours(self, settlement: Settlement) -> None:

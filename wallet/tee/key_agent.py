@@ -135,6 +135,7 @@ class KeyAgent:
         self._storage = storage
         self._ui = ui
         self._now = now
+        self._newest: Line | None = None
 
     # --- pairing
 
@@ -185,6 +186,7 @@ class KeyAgent:
         there is: this wallet is free for a new one.
         """
         self._storage.commit({PAIRED: None, MOVED_OUT: None})
+        self._newest = None
 
     def _leaf(self) -> Talk[bytes]:
         command = scp11.get_certificates(Variant.SCP11B, 1)
@@ -328,16 +330,27 @@ class KeyAgent:
         return line
 
     def _shake(self, line: Line) -> Talk[None]:
+        self._newest = line
         while (command := line.channel.next_command()) is not None:
-            response = yield from self._say(command)
+            response = yield from self._say_on(line, command)
             line.channel.take(response)
+
+    def _say_on(self, line: Line, command: Command, pause_ms: int = 0) -> Talk[Response]:
+        """Say a command on a line, if it is the newest one by the time of the answer.
+
+        The Key has one session at a time. An answer of an earlier one was held back, and what it says may be so no longer.
+        """
+        response = yield from self._say(command, pause_ms)
+        if line is not self._newest:
+            raise KeyGoneError("another conversation with the Key has begun since; do it again")
+        return response
 
     def secured(
         self, line: Line, ins: KeyIns, body: Wire | bytes = b"", *, p1: int = 0, pause_ms: int = 0
     ) -> Talk[Response]:
         """Say one command through the channel; StatusError when the Key refuses it."""
         command = line.channel.wrap(key_command(ins, body, p1=p1, ne=MAX_NE))
-        response = line.channel.unwrap((yield from self._say(command, pause_ms)))
+        response = line.channel.unwrap((yield from self._say_on(line, command, pause_ms)))
         line.event_bytes = event_length(response.sw)
         if not is_done(response.sw):
             raise_for_status(ins.title, response.sw)

@@ -93,6 +93,8 @@ class Mover:
         if not there:
             yield from self._require_not_taken(line, ticket)
             yield from self._give_claim_up(line)
+            if self._package() != package:  # until the next line it can be paid from
+                raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "the purse was used meanwhile; move it again")
             self._storage.commit({MOVING_OUT: _ANNOUNCED + ticket})
             yield from self._key.secured(line, KeyIns.WRITE, WriteObject(ticket, Rule.PEER, b"out"))
             self._storage.commit({MOVING_OUT: _SENT + ticket})
@@ -131,9 +133,9 @@ class Mover:
         line = yield from self._line()
         stored = self._storage.get(MOVING_IN)
         if stored is None:
-            if self._storage.get(PURSE) is not None or self._storage.get(DEVICE) is not None:
+            if self._has_purse:
                 yield from self._give_claim_up(line)
-                raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "this wallet has a purse of its own")
+            self._require_no_purse()
             yield from self._claim(line)
             stored = yield from self._read(line, _OBJECT)
             if not stored:
@@ -141,6 +143,7 @@ class Mover:
                 self._storage.commit({MOVED_OUT: None})  # another wallet has it: this one is free for a new purse
                 raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "the Key holds no purse")
             _Package.decode(stored)
+            self._require_no_purse()  # one may have come while the Key was asked
             self._storage.commit({MOVING_IN: stored})
         if (yield from self._read(line, _OBJECT)) == stored:
             # a ticket that stayed behind would tell the first wallet that its purse never came
@@ -150,6 +153,14 @@ class Mover:
         items: Changes = {one.key: one.value for one in _Package.decode(stored).items}
         self._storage.commit({MOVING_IN: None, MOVED_OUT: None, **items})
         yield from self._give_claim_up(line)
+
+    @property
+    def _has_purse(self) -> bool:
+        return self._storage.get(PURSE) is not None or self._storage.get(DEVICE) is not None
+
+    def _require_no_purse(self) -> None:
+        if self._has_purse:
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "this wallet has a purse of its own")
 
     def _claim(self, line: Line) -> Talk[None]:
         """Claim what the Key holds for this wallet; ACCESS_DENIED while another one has claimed it."""
@@ -203,7 +214,8 @@ class Mover:
             raise TeeError(
                 TeeResult.STORAGE_NO_SPACE,
                 Origin.TRUSTED_APP,
-                "the purse is too large for the Key: tap-wallet sync first",
+                f"the purse has {len(package)} bytes and the Key takes {_MOST_BYTES}: tap-wallet sync takes out what is"
+                " settled or expired",
             )
         return package
 

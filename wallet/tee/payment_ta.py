@@ -151,13 +151,18 @@ class PaymentApplication:
 
     def close(self) -> None:
         """End the tap, if there is one, and what is being said to the Key."""
-        self._tap = None
+        self._drop_tap()
         self._talks.close()
+
+    def _drop_tap(self) -> None:
+        """End the tap, and what it had begun to say to the Key: its payment is not made."""
+        self._talks.end_tap()
+        self._tap = None
 
     # --- a tap
 
     def _begin_tap(self, _: Nothing) -> bytes:
-        self._talks.end_tap()
+        self._drop_tap()
         self._tap = Tap(self._vault, self._book, self._consents, self._key)
         return BegunTap(self._tap.nonce, self._vault.is_locked or self._vault.is_held or self._vault.is_moving).encode()
 
@@ -183,8 +188,7 @@ class PaymentApplication:
         return self._tap
 
     def _end_tap(self, _: Nothing) -> bytes:
-        self._talks.end_tap()
-        self._tap = None
+        self._drop_tap()
         return b""
 
     def _ask_consent(self, _: Nothing) -> bytes:
@@ -196,6 +200,8 @@ class PaymentApplication:
     # --- the Key
 
     def _key_answer(self, answer: KeyAnswer) -> bytes:
+        if self._talks.is_in_tap(answer.talk):
+            self._current_tap()  # what keeps a tap from going on may have come while the Key was asked
         return self._talks.go_on(answer)
 
     def _pair_key(self, _: Nothing) -> bytes:
@@ -225,7 +231,6 @@ class PaymentApplication:
         self._require_unlocked()
         agreed = self._pins.ask(Prompt("Move all your money and cards to the Trusted Key?"))
         if agreed:
-            self._tap = None
             try:
                 yield from self._mover.out()
             finally:
@@ -237,7 +242,6 @@ class PaymentApplication:
 
     def _moved_in(self) -> Talk[bytes]:
         self._require_unlocked()
-        self._tap = None
         try:
             yield from self._mover.take_back() if self._mover.is_leaving else self._mover.take_in()
         finally:
@@ -249,6 +253,7 @@ class PaymentApplication:
             raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "the wallet is locked: tap-wallet sync")
 
     def _read_again(self) -> None:
+        self._drop_tap()
         self._vault.forget_cache()
         self._book.read_again()
 
@@ -366,7 +371,8 @@ class PaymentApplication:
         return encode_message(self._clearing.statement(order.nonce))
 
     def _settle(self, settlement: Settlement) -> bytes:
-        self._tap = None  # a tap under way would go on with what is no longer so
+        if self._vault.is_locked:
+            self._drop_tap()  # what is reissued is another purse
         decided = self._clearing.take(settlement)
         purse = self._vault.purse
         more = not self._vault.is_locked and purse.acknowledged < purse.debits

@@ -54,6 +54,10 @@ class Talks:
             self._waiting.pop(min(self._waiting)).talk.close()  # one that nobody went on with
         return Dialogue(number, outgoing.pause_ms, outgoing.command.encode(), b"").encode()
 
+    def is_in_tap(self, number: int) -> bool:
+        """Tell whether a terminal waits for what comes of this talk."""
+        return number in self._waiting and self._waiting[number].in_tap
+
     def end_tap(self) -> None:
         """End what a tap had begun to say: its payment is not made."""
         self._end([number for number, one in self._waiting.items() if one.in_tap])

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from protocol.messages import NOTHING_OPEN
@@ -29,8 +29,8 @@ class TransactionBook:
         self._reads: dict[bytes, dict[bytes, int]] = {}
         self._uses: Counter[bytes] = Counter()
         self._next_order = 0
-        for _, value in self._storage.items(TRANSACTION):
-            self._index(Transaction.decode(value), is_new=True)
+        for transaction in self._everything():
+            self._index(transaction, is_new=True)
 
     def _index(self, transaction: Transaction, *, is_new: bool = False) -> None:
         self._uses[transaction.credential_serial] += is_new
@@ -74,33 +74,43 @@ class TransactionBook:
         confirmed = replace(transaction, confirmed=True)
         if transaction.number > acknowledged:
             self._storage.note({transaction.key: confirmed.encode()})
+            self._index(confirmed)
         else:
-            self._storage.note(self._without(confirmed))
-        self._index(confirmed)
+            removal = self._removal([confirmed])
+            self._storage.note(removal)
+            self._drop([confirmed], removal)
 
-    def _without(self, transaction: Transaction) -> dict[bytes, bytes | None]:
-        """Return the changes that remove a transaction, and its credential when no other was made with it."""
-        if self._storage.get(transaction.key) is None:
-            return {}
-        self._uses[transaction.credential_serial] -= 1
-        changes: dict[bytes, bytes | None] = {transaction.key: None}
-        if self._uses[transaction.credential_serial] <= 0:
-            del self._uses[transaction.credential_serial]
-            changes[CREDENTIAL + transaction.credential_serial] = None
-        return changes
+    def _removal(self, transactions: Collection[Transaction]) -> dict[bytes, bytes | None]:
+        """Return the changes that remove transactions, and credentials with which no other one was made."""
+        kept = [one for one in transactions if self._storage.get(one.key) is not None]
+        uses = Counter(one.credential_serial for one in kept)
+        spent = [serial for serial, times in uses.items() if self._uses[serial] <= times]
+        return dict.fromkeys([one.key for one in kept] + [CREDENTIAL + serial for serial in spent])
+
+    def _drop(self, transactions: Collection[Transaction], removed: Changes) -> None:
+        """Let the index do without what has gone from storage."""
+        for transaction in transactions:
+            if transaction.key in removed:
+                self._uses[transaction.credential_serial] -= 1
+            self._index(replace(transaction, confirmed=True))
+        self._uses = +self._uses  # without those that nothing was made with any more
 
     def debits(self) -> list[Transaction]:
         """Return the debits that are still kept, in their order."""
-        everything = (Transaction.decode(value) for _, value in self._storage.items(TRANSACTION))
-        return sorted((one for one in everything if one.number), key=lambda one: one.number)
+        return sorted((one for one in self._everything() if one.number), key=lambda one: one.number)
 
-    def forget(self, transactions: Iterable[Transaction]) -> dict[bytes, bytes | None]:
-        """Return the changes that remove settled debits; the index has done without them from now on."""
-        changes: dict[bytes, bytes | None] = {}
-        for transaction in transactions:
-            changes |= self._without(transaction)
-            self._index(replace(transaction, confirmed=True))
-        return changes
+    def undebited(self, serials: Collection[bytes]) -> list[Transaction]:
+        """Return what was begun with these credentials, and for which nothing was deducted."""
+        return [one for one in self._everything() if not one.number and one.credential_serial in serials]
+
+    def _everything(self) -> Iterator[Transaction]:
+        return (Transaction.decode(value) for _, value in self._storage.items(TRANSACTION))
+
+    def forget(self, transactions: Collection[Transaction], changes: Changes) -> None:
+        """Remove transactions that are over, on disk together with `changes`."""
+        removal = self._removal(transactions)
+        self._storage.commit({**changes, **removal})
+        self._drop(transactions, removal)
 
     def oldest_unconfirmed(self, terminal_hash: bytes, but: bytes = NOTHING_OPEN) -> bytes:
         """Return the id to be settled next with this terminal, approved ones first; zeros when there is none.

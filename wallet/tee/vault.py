@@ -197,6 +197,12 @@ class Vault:
         wanted = [one for one in self._unshown.values() if bool(one.certificate.co_signing_key) is with_key]
         return [one for one in wanted if _is_valid(one, today) and one.number not in blocked]
 
+    def expired_credentials(self) -> list[Credential]:
+        """Return all credentials, shown or not, that were valid until a day that is over."""
+        today = datetime.fromtimestamp(self.now(), UTC).date()
+        stored = (Credential.decode(value) for _, value in self._storage.items(CREDENTIAL))
+        return [one for one in stored if one.certificate.valid_until < today]
+
     def mark_shown(self, credential: Credential) -> None:
         """Forget a credential that storage holds as shown: it is spent."""
         if self._unshown is not None:
@@ -274,8 +280,8 @@ class Vault:
 
     def apply(self, currency: int, count: int, *, locked_down: bool) -> Application:
         """Return a signed application for `count` credentials; keys that are pending already are applied for first."""
-        device = self._device_made()
         self.pending_keys(currency, count)
+        device = self._device_made()
         pending = self._read(PENDING, Pending)
         if pending is None:
             raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "nothing is pending")
