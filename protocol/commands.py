@@ -47,11 +47,6 @@ def select(name: bytes, occurrence: Occurrence = Occurrence.FIRST) -> Command:
     return Command(CLA_INTERINDUSTRY, Ins.SELECT, 0x04, occurrence, name, SHORT_MAX_NE)
 
 
-def get_response(ne: int) -> Command:
-    """GET RESPONSE for `ne` bytes (ISO 7816-4 §11.8.1)."""
-    return Command(CLA_INTERINDUSTRY, Ins.GET_RESPONSE, 0, 0, b"", ne)
-
-
 def relay_check(challenge: RelayCheck) -> Command:
     """RELAY CHECK: the terminal's challenge; the wallet's nonce comes back at once."""
     return Command(CLA_PROPRIETARY, Ins.RELAY_CHECK, 0, 0, challenge.encode(), SHORT_MAX_NE)

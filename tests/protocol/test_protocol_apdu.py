@@ -13,7 +13,6 @@ from protocol.commands import (
     DEFAULT_NAME,
     Ins,
     Occurrence,
-    get_response,
     get_virtual_card,
     in_channel,
     relay_check,
@@ -227,7 +226,7 @@ def test_commands_of_the_tap_have_their_headers() -> None:
     challenge = RelayCheck(bytes(range(8)))
     assert select(DEFAULT_NAME).encode() == bytes.fromhex("00A4040008F05441504C41420100")
     assert select(b"2PAY", Occurrence.NEXT).encode() == bytes.fromhex("00A4040204 32504159 00")
-    assert get_response(256).encode() == bytes.fromhex("00C0000000")
+    assert Command(0x00, Ins.GET_RESPONSE, 0, 0, b"", 256).encode() == bytes.fromhex("00C0000000")
     assert relay_check(challenge).encode() == bytes.fromhex("8058000008 0001020304050607 00")
     assert in_channel(Ins.DEBIT, b"").header == bytes.fromhex("80520000")
     assert in_channel(Ins.CONFIRM, b"").header == bytes.fromhex("80540000")
