@@ -115,10 +115,11 @@ class Journal(Closing):
     def next_tap_number(self) -> int:
         """Return a number that no tap of this terminal ever had or will have, whatever crashes."""
         if self._next_tap >= self._reserved_until:
-            self._reserved_until = self._next_tap + TAP_NUMBER_BLOCK
+            until = self._next_tap + TAP_NUMBER_BLOCK
             with self._durably():
                 self._database.execute("DELETE FROM tap_numbers")
-                self._database.execute("INSERT INTO tap_numbers VALUES (?)", (self._reserved_until,))
+                self._database.execute("INSERT INTO tap_numbers VALUES (?)", (until,))
+            self._reserved_until = until  # only now: a number that is not reserved on disk would come again
         self._next_tap += 1
         return self._next_tap
 

@@ -165,6 +165,19 @@ def test_a_tap_number_is_never_used_twice_whatever_kills_the_terminal(tmp_path: 
     assert len(set(numbers)) == len(numbers) == 2 * TAP_NUMBER_BLOCK + 8
 
 
+def test_a_tap_number_whose_block_could_not_be_written_is_not_handed_out(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal._database.execute("PRAGMA query_only = 1")
+        for _ in range(2):
+            with pytest.raises(JournalFailedError):
+                journal.next_tap_number()
+        journal._database.execute("PRAGMA query_only = 0")
+        numbers = [journal.next_tap_number() for _ in range(3)]
+    with Journal(tmp_path) as journal:
+        numbers += [journal.next_tap_number() for _ in range(3)]
+    assert len(set(numbers)) == 6
+
+
 def test_a_tap_waits_for_no_number_most_of_the_time(journal: Journal) -> None:
     journal.next_tap_number()
     before = tally.snapshot()
