@@ -44,7 +44,7 @@ _MEANINGS = {
     ExitCode.USAGE: "the command line or the input makes no sense; nothing was changed",
     ExitCode.DECLINED: "the wallet refused the payment (the reason is shown); nothing was deducted",
     ExitCode.SEE_PHONE: "the wallet wants its user's consent; tap again after it was given",
-    ExitCode.TORN: "the card left the field; the screen says whether something may have been charged",
+    ExitCode.TORN: "the card left, or Ctrl-C came, too early; the screen says whether something may have been charged",
     ExitCode.NO_APPLICATION: "the card has no payment application that this terminal knows",
     ExitCode.NOT_VERIFIED: "the card, or what it said, failed a check; it is not to be trusted",
     ExitCode.NOT_ACCEPTED: "the wallet does not accept this terminal; its owner's history says why",

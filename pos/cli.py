@@ -186,7 +186,7 @@ def charge(
         terminal.require_chargeable(wanted)
         screen = None if as_json else Screen(wanted, terminal.merchant)
         outcome = _follow(terminal.transaction(wanted, link or home.link), screen)
-    with suppress(OSError, ValueError):  # who paid has paid, whether or not it can be shown
+    with suppress(OSError, ValueError, KeyboardInterrupt):  # who paid has paid, whether or not it can be shown
         if screen:
             screen.result(outcome)
         else:
@@ -200,15 +200,19 @@ def _follow(steps: Steps, screen: Screen | None) -> Outcome:
     """Show each step as it is taken and return the outcome; a screen that fails does not stop a payment."""
     if screen:
         screen.present_card()
-    while True:
+    try:
         try:
-            progress = next(steps)
-        except StopIteration as finished:
-            outcome: Outcome = finished.value
-            return outcome
-        with suppress(OSError, ValueError):
-            if screen:
-                screen.progress(progress)
+            while True:
+                progress = next(steps)
+                with suppress(OSError, ValueError):
+                    if screen:
+                        screen.progress(progress)
+        except KeyboardInterrupt as pressed:
+            steps.throw(pressed)  # only the transaction knows whether something is being charged
+            raise
+    except StopIteration as finished:
+        outcome: Outcome = finished.value
+        return outcome
 
 
 def exit_code(outcome: Outcome) -> ExitCode:

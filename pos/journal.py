@@ -163,9 +163,11 @@ class Journal(Closing):
         try:
             yield
             self._database.commit()
-        except sqlite3.Error as error:
+        except BaseException as error:  # Ctrl-C too: what is read afterwards must be what is on disk
             with suppress(sqlite3.Error):
                 self._database.rollback()
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise JournalFailedError(f"the journal cannot be written: {error}; make room or mend the disk") from None
         tally.count(tally.Operation.SYNC)
 

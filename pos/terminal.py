@@ -90,7 +90,11 @@ class _EndedError(Exception):
 
 @dataclass(slots=True)
 class _Transaction:
-    """What is known of the transaction so far."""
+    """What is known of the transaction so far.
+
+    `in_progress` is the charge whose result is not on disk yet, `standing` how the last tap left the transaction. When it is
+    `given_up`, no other tap follows.
+    """
 
     amount: Amount
     scheme: str
@@ -102,7 +106,8 @@ class _Transaction:
     to_receipt: int = 0
     key_bytes: int = 0
     in_progress: bytes | None = None
-    interrupted: bool = False
+    standing: Outcome | None = None
+    given_up: bool = False
     settled: list[str] = field(default_factory=list)
 
     def outcome(self, kind: OutcomeKind, reason: str, charged: bool | None, trace: list[Exchange]) -> Outcome:
@@ -121,6 +126,12 @@ class _Transaction:
             tuple(trace),
             tuple(self.settled),
         )
+
+    def so_far(self, trace: list[Exchange]) -> Outcome:
+        """Return how the charge in progress ends if nothing more comes to light."""
+        if self.standing is not None and self.standing.reference == self.reference:
+            return self.standing
+        return self.outcome(OutcomeKind.TORN, NOT_KNOWN, None, trace)
 
 
 class Terminal(Closing):
@@ -164,7 +175,7 @@ class Terminal(Closing):
         """Charge the next card at `link`, a URL or an open link, and return how it ended.
 
         UsageError for an amount of zero or of another currency, LinkUnavailableError when the link cannot be opened;
-        everything that a card can do is an Outcome.
+        everything that a card can do is an Outcome. So is Ctrl-C once a charge is on its way; before, it is KeyboardInterrupt.
         """
         steps = self.transaction(amount, link)
         while True:
@@ -192,18 +203,22 @@ class Terminal(Closing):
                 opened.close()
 
     def _run(self, known: _Transaction, link: TracingLink, *, short: bool) -> Steps:
+        try:
+            return (yield from self._taps(known, link, short=short))
+        except KeyboardInterrupt:
+            outcome = self._interrupted(known, link)
+            if outcome is None:
+                raise
+            return outcome
+
+    def _taps(self, known: _Transaction, link: TracingLink, *, short: bool) -> Steps:
+        """Tap once, and again as long as the result is not known and there is time."""
         outcome = yield from self._one_tap(known, link, self._options.timeout, short=short)
         until, pause = time.monotonic() + self._options.again, _FIRST_PAUSE
-        while known.in_progress is not None and not known.interrupted and (left := until - time.monotonic()) > 0:
+        while known.in_progress is not None and not known.given_up and (left := until - time.monotonic()) > 0:
             yield _step(known, Step.PRESENT_AGAIN, "the result is not known: present the card again")
-            again = yield from self._one_tap(known, link, left, short=short)
-            outcome = again if known.in_progress is None else outcome
-            if known.in_progress is not None and self._is_approved(known.in_progress):
-                known.in_progress, known.receipt_verified = None, True  # the receipt came; only its end was torn
-                outcome = known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
-            if known.in_progress is not None and again.kind not in (OutcomeKind.TORN, OutcomeKind.NO_CARD):
-                return replace(outcome, reason=f"{outcome.reason} (this card says now: {again.reason})")
-            if known.in_progress is not None:
+            outcome = yield from self._one_tap(known, link, left, short=short)
+            if known.in_progress is not None and not known.given_up:
                 time.sleep(
                     min(pause, max(0.0, until - time.monotonic()))
                 )  # a card that lies there would be tapped on and on
@@ -211,6 +226,40 @@ class Terminal(Closing):
         return outcome
 
     def _one_tap(
+        self, known: _Transaction, link: TracingLink, timeout: float, *, short: bool
+    ) -> Generator[Progress, None, Outcome]:
+        """Tap and return how the transaction stands now."""
+        try:
+            newest = yield from self._end_of_tap(known, link, timeout, short=short)
+            known.standing = self._stands(known, link, newest)
+        finally:
+            link.deactivate()
+        return known.standing
+
+    def _stands(self, known: _Transaction, link: TracingLink, newest: Outcome) -> Outcome:
+        """Return how the transaction stands after a tap that ended so; what was known of a charge in progress is kept."""
+        if known.in_progress is None:
+            return newest
+        if self._is_approved(known.in_progress):
+            return self._approved(known, link)  # the receipt came; only its end was torn
+        if known.standing is None or known.standing.reference != known.reference:
+            return newest
+        if newest.kind in (OutcomeKind.TORN, OutcomeKind.NO_CARD):
+            return known.standing
+        known.given_up = True
+        return replace(known.standing, reason=f"{known.standing.reason} (this card says now: {newest.reason})")
+
+    def _approved(self, known: _Transaction, link: TracingLink) -> Outcome:
+        known.in_progress, known.receipt_verified = None, True
+        return known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
+
+    def _interrupted(self, known: _Transaction, link: TracingLink) -> Outcome | None:
+        """Return how a transaction ends that somebody ends with Ctrl-C; None when nothing is being charged."""
+        if known.reference and self._is_approved(bytes.fromhex(known.reference)):
+            return self._approved(known, link)
+        return None if known.in_progress is None else known.so_far(link.exchanges)
+
+    def _end_of_tap(
         self, known: _Transaction, link: TracingLink, timeout: float, *, short: bool
     ) -> Generator[Progress, None, Outcome]:
         try:
@@ -231,8 +280,6 @@ class Terminal(Closing):
             return known.outcome(OutcomeKind.DECLINED, _refusal(error), False, link.exchanges)
         except DecodeError as error:
             return known.outcome(OutcomeKind.NOT_VERIFIED, f"malformed answer ({error})", False, link.exchanges)
-        finally:
-            link.deactivate()
         return known.outcome(OutcomeKind.APPROVED, "", True, link.exchanges)
 
     def _tap(
@@ -374,7 +421,7 @@ class Terminal(Closing):
         final = replace(receipt, result=answer.result)
         if not final.is_shown_by(answer.evidence, verified.credential):
             raise _EndedError(OutcomeKind.NOT_VERIFIED, Check.RECEIPT.value, charged=None)
-        known.receipt_verified, known.in_progress = True, None
+        known.receipt_verified = True
         known.key_bytes = _key_bytes(verified.credential, answer)
         self._record_result(known, session, final, answer)
 
@@ -382,9 +429,6 @@ class Terminal(Closing):
         """Send DEBIT; from here on only an answer with a valid tag says anything about the money."""
         try:
             return session.debit(debit)
-        except KeyboardInterrupt:
-            known.interrupted = True  # whoever pressed Ctrl-C wants no other payment
-            raise _EndedError(OutcomeKind.TORN, NOT_KNOWN, charged=None) from None
         except (TransportError, StatusError, VerificationError, DecodeError):
             raise _EndedError(OutcomeKind.TORN, NOT_KNOWN, charged=None) from None
 
@@ -394,8 +438,8 @@ class Terminal(Closing):
         try:
             self._journal.settle(final.transaction_id, state, answer.evidence, "" if approved else answer.result.words)
         except JournalFailedError as error:
-            known.in_progress = final.transaction_id
             raise _EndedError(OutcomeKind.TORN, f"{error}; present the card again", charged=approved) from None
+        known.in_progress = None
         if not approved:
             self._confirm(session, final.transaction_id)
             kind = OutcomeKind.SEE_PHONE if answer.result is Result.SEE_PHONE else OutcomeKind.DECLINED

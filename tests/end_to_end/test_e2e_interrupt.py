@@ -1,24 +1,27 @@
 # SPDX-FileCopyrightText: TapLab contributors
 # SPDX-License-Identifier: MIT
-"""Ctrl-C and kill: exit code 130, one sentence, and everything works afterwards."""
+"""Ctrl-C and kill: exit code 130 and one sentence where nothing was charged, and everything works afterwards."""
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
+from console.home import Home
 from pos import identity
 from pos.journal import Journal
 from pos.terminal import Terminal
 from protocol.commands import Ins
 from protocol.money import Amount
 from protocol.transport.opening import open_terminal_end
-from tests.end_to_end.commands import Running, balance, pids, serving, tap, wait_for_end
+from tests.end_to_end.commands import PATIENCE, Running, balance, pids, serving, tap, wait_for_end
 from tests.end_to_end.parties import HookedCard, HostileTerminal, served
 from tests.end_to_end.soft_wallet import SoftWallet
+from wallet.phone import Phone
 
 STEPS = (Ins.SELECT, Ins.RELAY_CHECK, Ins.GET_VIRTUAL_CARD, Ins.DEBIT, Ins.CONFIRM)
 
@@ -58,6 +61,54 @@ def test_ctrl_c_ends_a_terminal_that_waits_for_a_card(home: Path) -> None:
     assert (done.code, done.err.strip()) == (130, "tap-pos: interrupted")
     assert tap("pos", "history", "--json", home=home).json == []
     assert pay(home) == "99.00"
+
+
+def test_ctrl_c_while_a_terminal_waits_for_the_card_again_does_not_hide_what_may_be_charged(
+    home: Path, tmp_path: Path
+) -> None:
+    link = f"socket:{tmp_path / 'link'}"
+    with Phone(home / "wallet", Home(home).issuer_url) as phone:
+
+        def leave(apdu: bytes) -> None:
+            if apdu[1] == Ins.DEBIT:
+                port.close()
+
+        with served(HookedCard(phone.card, after=leave), link) as port:
+            terminal = Running("pos", "charge", "1.00", "EUR", link, home=home)
+            terminal.wait_for("Present the card again")
+            ended = terminal.interrupt()
+        assert (ended.code, ended.err) == (12, "")
+        assert "NOT FINISHED: the result is not known; this wallet's next tap here will tell" in ended.out
+        assert phone.view().balance == 99_00
+        [torn] = tap("pos", "history", "--json", home=home).json
+        with served(phone.card, link):
+            paid = tap("pos", "charge", "1.00", "EUR", link, "--json", home=home)
+        assert (paid.code, paid.json["settled"]) == (0, [torn["reference"]])
+        assert phone.view().balance == 98_00
+    assert [one["state"] for one in tap("pos", "history", "--json", home=home).json] == ["approved", "approved"]
+
+
+def test_ctrl_c_in_the_tap_that_was_to_bring_the_result_is_told_to_programs(home: Path, tmp_path: Path) -> None:
+    link = f"socket:{tmp_path / 'link'}"
+    taps: list[int] = []
+    came_again, ended = threading.Event(), threading.Event()
+
+    def hold_the_second_tap(apdu: bytes) -> None:
+        taps.extend([apdu[1]] if apdu[1] == Ins.SELECT else [])
+        if len(taps) == 2:
+            came_again.set()
+            ended.wait(PATIENCE)
+
+    charge = ("charge", "1.00", "EUR", link, "--json", "--fault", "tear@frame:8")
+    with served(HookedCard(SoftWallet(home), hold_the_second_tap), link):
+        with Running("pos", *charge, home=home) as terminal:
+            assert came_again.wait(PATIENCE)
+            done = terminal.interrupt()
+        ended.set()
+    assert (done.code, done.err) == (12, "")
+    [record] = tap("pos", "history", "--json", home=home).json
+    assert (done.json["outcome"], done.json["charged"], done.json["reference"]) == ("torn", None, record["reference"])
+    assert record["state"] == "open"
 
 
 def test_ctrl_c_ends_a_terminal_that_listens_and_its_socket_goes(home: Path, tmp_path: Path) -> None:

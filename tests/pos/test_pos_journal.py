@@ -250,6 +250,19 @@ def test_a_transaction_that_was_interrupted_is_settled_at_the_next_tap(laborator
         assert [one.state for one in journal.records()] == [State.CANCELLED, State.APPROVED]
 
 
+def test_what_ctrl_c_keeps_from_the_disk_is_not_read_back(journal: Journal) -> None:
+    journal.open(record(1))
+
+    def approve_and_press() -> None:
+        with journal._durably():
+            journal._database.execute("UPDATE transactions SET state = 'approved'")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        approve_and_press()
+    assert [one.state for one in journal.records()] == [State.OPEN]
+
+
 def full(journal: Journal) -> None:
     """Let the disk be full for this journal: not a page more."""
     [pages] = journal._database.execute("PRAGMA page_count").fetchone()

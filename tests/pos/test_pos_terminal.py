@@ -4,23 +4,29 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lab.fixtures import Laboratory
 from pos.journal import Journal, State
-from pos.outcome import OutcomeKind, Step
-from pos.terminal import Terminal, TerminalOptions
+from pos.outcome import Outcome, OutcomeKind, Progress, Step
+from pos.terminal import NOT_KNOWN, Terminal, TerminalOptions
+from pos.ui import Screen
 from protocol import tally
 from protocol.apdu import Command
 from protocol.commands import Ins
 from protocol.errors import UsageError
 from protocol.money import Amount
+from protocol.transport.fault import Fault, inject
 from protocol.transport.memory import MemoryPort
 from protocol.transport.trace import TracingLink
-from tests.end_to_end.parties import PlainCard, link_to, terminal_like
+from tests.end_to_end.commands import serving, tap_here
+from tests.end_to_end.parties import PlainCard, WatchedLink, link_to, terminal_like
 
 CENT = Amount.parse("0.01", "EUR")
 DAY = 86_400
@@ -127,3 +133,84 @@ def test_every_charge_that_reached_debit_has_one_line_in_the_journal(laboratory:
         (State.REFUSED, "insufficient funds"),
     ]
     assert all(one.confirmed and len(one.signature) == 64 for one in records)
+
+
+# --- Ctrl-C
+
+
+def charge_interrupted_at(laboratory: Laboratory, ins: Ins, again: float = 0.0) -> Outcome | None:
+    """Charge 0.01 EUR while somebody presses Ctrl-C as the command `ins` leaves the terminal; None when that ends it all."""
+
+    def press(apdu: bytes) -> None:
+        if apdu[1] == ins:
+            raise KeyboardInterrupt
+
+    with terminal_of(laboratory, again=again) as terminal:
+        try:
+            return terminal.charge(CENT, WatchedLink(laboratory.link, press))
+        except KeyboardInterrupt:
+            return None
+
+
+@contextmanager
+def terminal_of(laboratory: Laboratory, again: float) -> Iterator[Terminal]:
+    """Another terminal for the laboratory's wallet."""
+    options = TerminalOptions(timeout=1.0, again=again)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Terminal(terminal_like(laboratory.home.path), Journal(Path(folder)), options) as terminal,
+    ):
+        yield terminal
+
+
+@pytest.mark.parametrize("ins", [Ins.SELECT, Ins.RELAY_CHECK, Ins.GET_VIRTUAL_CARD], ids=lambda ins: ins.name)
+def test_ctrl_c_before_anything_is_charged_is_no_outcome(laboratory: Laboratory, ins: Ins) -> None:
+    assert charge_interrupted_at(laboratory, ins, again=30.0) is None
+
+
+def test_ctrl_c_while_the_debit_is_on_its_way_ends_with_a_result_not_known(laboratory: Laboratory) -> None:
+    outcome = charge_interrupted_at(laboratory, Ins.DEBIT, again=30.0)
+    assert outcome is not None
+    assert (outcome.kind, outcome.charged, outcome.reason) == (OutcomeKind.TORN, None, NOT_KNOWN)
+    assert Step.PRESENT_AGAIN not in [one.step for one in outcome.steps]
+
+
+def test_ctrl_c_after_the_receipt_was_written_down_does_not_hide_that_it_was_paid(laboratory: Laboratory) -> None:
+    before = laboratory.balance
+    outcome = charge_interrupted_at(laboratory, Ins.CONFIRM)
+    assert outcome is not None
+    assert (outcome.kind, outcome.charged, outcome.receipt_verified) == (OutcomeKind.APPROVED, True, True)
+    assert before.minor - laboratory.balance.minor == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "fault", "kind"),
+    [
+        (Step.CARD_CHECKED, "delay@frame:1", None),
+        (Step.PAID, "delay@frame:1", OutcomeKind.APPROVED),
+        (Step.PRESENT_AGAIN, "tear@frame:8", OutcomeKind.TORN),
+    ],
+)
+def test_ctrl_c_between_two_steps_ends_the_charge_with_what_is_known(
+    laboratory: Laboratory, step: Step, fault: str, kind: OutcomeKind | None
+) -> None:
+    with terminal_of(laboratory, again=30.0) as terminal:
+        steps = terminal.transaction(CENT, inject(laboratory.link, Fault.parse(fault)))
+        while next(steps).step is not step:
+            pass
+        with pytest.raises((KeyboardInterrupt, StopIteration)) as ended:
+            steps.throw(KeyboardInterrupt())
+    assert kind is (ended.value.value.kind if isinstance(ended.value, StopIteration) else None)
+
+
+@pytest.mark.parametrize("drawn", ["progress", "result"])
+def test_ctrl_c_while_the_screen_is_drawn_does_not_hide_what_was_paid(
+    home: Path, monkeypatch: pytest.MonkeyPatch, drawn: str
+) -> None:
+    def press(_: Screen, shown: Progress | Outcome) -> None:
+        if not isinstance(shown, Progress) or shown.step is Step.PAID:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Screen, drawn, press)
+    with serving(home):
+        assert tap_here("pos", "charge", "1.00", home=home).code == 0
