@@ -37,7 +37,7 @@ CREATE TABLE IF NOT EXISTS tap_numbers (reserved INTEGER NOT NULL);
 
 
 class JournalFailedError(TapLabError):
-    """The journal could not be written; what was to be written is not there."""
+    """The journal could not be written, and what was to be written is not there; or it could not be read."""
 
 
 class State(StrEnum):
@@ -173,19 +173,19 @@ class Journal(Closing):
 
     def records(self, newest: int = -1) -> list[Record]:
         """Return every transaction, or the `newest` so many, oldest first."""
-        rows = self._database.execute(
-            f"SELECT {_COLUMNS} FROM transactions ORDER BY id DESC LIMIT ?",  # noqa: S608 - a constant
-            (newest,),
-        ).fetchall()
+        rows = self._read(f"SELECT {_COLUMNS} FROM transactions ORDER BY id DESC LIMIT ?", newest)  # noqa: S608 - a constant
         return [_record(row) for row in reversed(rows)]
 
     def find(self, transaction_id: bytes) -> Record | None:
         """Return a transaction by its id, None when this terminal never began it."""
-        row = self._database.execute(
-            f"SELECT {_COLUMNS} FROM transactions WHERE transaction_id = ?",  # noqa: S608 - a constant
-            (transaction_id,),
-        ).fetchone()
-        return _record(row) if row else None
+        rows = self._read(f"SELECT {_COLUMNS} FROM transactions WHERE transaction_id = ?", transaction_id)  # noqa: S608 - a constant
+        return _record(rows[0]) if rows else None
+
+    def _read(self, query: str, value: bytes | int) -> list[sqlite3.Row]:
+        try:
+            return self._database.execute(query, (value,)).fetchall()
+        except sqlite3.Error as error:
+            raise JournalFailedError(f"the journal cannot be read: {error}; make room or mend the disk") from None
 
     def close(self) -> None:
         """Close the journal and let another process have it."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,7 @@ from protocol.transport.trace import Exchange, TracingLink
 VOID_AFTER = 24 * 3600.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds between taps of a card that tells nothing new
 NOT_KNOWN = "the result is not known; this wallet's next tap here will tell, and `tap-pos history` then shows it"
+WRITTEN_LATER = "then this wallet's next tap here writes it down, and `tap-pos history` shows it"
 Steps = Generator[Progress, None, Outcome]
 
 
@@ -175,7 +177,8 @@ class Terminal(Closing):
         """Charge the next card at `link`, a URL or an open link, and return how it ended.
 
         UsageError for an amount of zero or of another currency, LinkUnavailableError when the link cannot be opened;
-        everything that a card can do is an Outcome. So is Ctrl-C once a charge is on its way; before, it is KeyboardInterrupt.
+        JournalFailedError when the journal cannot be written and nothing was on its way; everything that a card can do is an
+        Outcome. So is Ctrl-C once a charge is on its way; before, it is KeyboardInterrupt.
         """
         steps = self.transaction(amount, link)
         while True:
@@ -232,6 +235,8 @@ class Terminal(Closing):
         try:
             newest = yield from self._end_of_tap(known, link, timeout, short=short)
             known.standing = self._stands(known, link, newest)
+        except JournalFailedError as error:
+            known.standing = _without_journal(known, link, error)
         finally:
             link.deactivate()
         return known.standing
@@ -255,8 +260,9 @@ class Terminal(Closing):
 
     def _interrupted(self, known: _Transaction, link: TracingLink) -> Outcome | None:
         """Return how a transaction ends that somebody ends with Ctrl-C; None when nothing is being charged."""
-        if known.reference and self._is_approved(bytes.fromhex(known.reference)):
-            return self._approved(known, link)
+        with suppress(JournalFailedError):
+            if known.reference and self._is_approved(bytes.fromhex(known.reference)):
+                return self._approved(known, link)
         return None if known.in_progress is None else known.so_far(link.exchanges)
 
     def _end_of_tap(
@@ -438,7 +444,8 @@ class Terminal(Closing):
         try:
             self._journal.settle(final.transaction_id, state, answer.evidence, "" if approved else answer.result.words)
         except JournalFailedError as error:
-            raise _EndedError(OutcomeKind.TORN, f"{error}; present the card again", charged=approved) from None
+            reason = f"{'the wallet has paid' if approved else 'nothing was deducted'}, but {error}; {WRITTEN_LATER}"
+            raise _EndedError(OutcomeKind.TORN, reason, charged=approved) from None
         known.in_progress = None
         if not approved:
             self._confirm(session, final.transaction_id)
@@ -472,6 +479,17 @@ class Terminal(Closing):
     def close(self) -> None:
         """Give the journal back."""
         self._journal.close()
+
+
+def _without_journal(known: _Transaction, link: TracingLink, error: JournalFailedError) -> Outcome:
+    """Return how a transaction ends whose journal fails; JournalFailedError when nothing of it was on its way yet."""
+    known.given_up = True
+    if not known.reference:
+        raise error
+    if known.in_progress is None:
+        return known.outcome(OutcomeKind.TORN, f"nothing was charged: {error}", False, link.exchanges)
+    so_far = known.so_far(link.exchanges)
+    return so_far if str(error) in so_far.reason else replace(so_far, reason=f"{so_far.reason} ({error})")
 
 
 def _key_bytes(certificate: CredentialCertificate, answer: DebitResult) -> int:

@@ -10,23 +10,27 @@ import sqlite3
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lab.fixtures import Laboratory
 from pos.journal import FILE_NAME, TAP_NUMBER_BLOCK, Journal, JournalFailedError, Record, State
-from pos.outcome import OutcomeKind, Step
-from pos.terminal import Terminal, TerminalOptions
+from pos.outcome import Outcome, OutcomeKind, Step
+from pos.terminal import NOT_KNOWN, WRITTEN_LATER, Terminal, TerminalOptions
 from protocol import tally
+from protocol.commands import Ins
 from protocol.errors import TapLabError, UsageError
 from protocol.money import Amount
+from protocol.transport.fault import Fault, inject
 from tests.end_to_end.commands import tap
-from tests.end_to_end.parties import WatchedLink, link_to, terminal_like
+from tests.end_to_end.parties import EditingCard, WatchedLink, link_to, terminal_like
 
+Broken = Callable[[Journal, bytes], None]
 DEBIT = bytes.fromhex("8052")
 CONFIRM = bytes.fromhex("8054")
+CANCEL = bytes.fromhex("8056")
 ONE_EURO = Amount.parse("1.00", "EUR")
 
 TAKE_NUMBERS_AND_DIE = """
@@ -307,3 +311,106 @@ def test_nothing_is_approved_that_could_not_be_written_down(laboratory: Laborato
 
 def test_a_confirmation_that_cannot_be_noted_leaves_it_approved(laboratory: Laboratory, tmp_path: Path) -> None:
     assert break_at(laboratory, tmp_path, CONFIRM) is OutcomeKind.APPROVED
+
+
+def charge_without_disk(laboratory: Laboratory, folder: Path, broken: Broken, tears: int = 0) -> Outcome:
+    """Charge 1.00 EUR, the first answers to DEBIT lost; `broken` is told of each command before it leaves."""
+    journal, left = Journal(folder), tears
+
+    def lose(answer: bytes) -> bytes:
+        nonlocal left
+        left -= 1
+        return b"" if left >= 0 else answer
+
+    card = EditingCard(laboratory.phone.card, Ins.DEBIT, lose)
+    options = TerminalOptions(timeout=1.0, again=30.0)
+    with Terminal(terminal_like(laboratory.home.path), journal, options) as terminal:
+        return terminal.charge(ONE_EURO, WatchedLink(link_to(card), lambda apdu: broken(journal, apdu)))
+
+
+def from_debit_on(journal: Journal, apdu: bytes) -> None:
+    if apdu.startswith(DEBIT):
+        journal._database.execute("PRAGMA query_only = 1")
+
+
+def out_of_numbers_from_debit_on(journal: Journal, apdu: bytes) -> None:
+    if apdu.startswith(DEBIT):
+        journal._next_tap = journal._reserved_until
+        journal._database.execute("PRAGMA query_only = 1")
+
+
+def unreadable_from_debit_on(journal: Journal, apdu: bytes) -> None:
+    if apdu.startswith(DEBIT):
+        journal._database.set_authorizer(lambda *_: sqlite3.SQLITE_DENY)
+
+
+def from_cancel_on(journal: Journal, apdu: bytes) -> None:
+    if apdu.startswith(CANCEL):
+        journal._database.execute("PRAGMA query_only = 1")
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.parametrize("broken", [from_debit_on, out_of_numbers_from_debit_on])
+def test_a_full_disk_in_the_next_tap_does_not_hide_what_the_first_one_told(
+    laboratory: Laboratory, tmp_path: Path, broken: Broken
+) -> None:
+    before = laboratory.balance
+    outcome = charge_without_disk(laboratory, tmp_path, broken)
+    assert (outcome.kind, outcome.charged) == (OutcomeKind.TORN, True)
+    assert outcome.reason.startswith("the wallet has paid, but the journal cannot be written: ")
+    assert outcome.reason.endswith(f"make room or mend the disk; {WRITTEN_LATER}")
+    assert [one.step for one in outcome.steps].count(Step.CARD_CHECKED) == 1
+    assert before.minor - laboratory.balance.minor == 100
+    with Journal(tmp_path) as journal:
+        [record] = journal.records()
+    assert (record.transaction_id.hex(), record.state) == (outcome.reference, State.OPEN)
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.parametrize("broken", [from_cancel_on, out_of_numbers_from_debit_on, unreadable_from_debit_on])
+def test_a_disk_that_fails_after_a_torn_debit_leaves_the_result_not_known(
+    laboratory: Laboratory, tmp_path: Path, broken: Broken
+) -> None:
+    outcome = charge_without_disk(laboratory, tmp_path, broken, tears=1)
+    assert (outcome.kind, outcome.charged) == (OutcomeKind.TORN, None)
+    assert outcome.reason.startswith(f"{NOT_KNOWN} (the journal cannot be ")
+    assert outcome.reason.endswith("make room or mend the disk)")
+    with Journal(tmp_path) as journal:
+        [record] = journal.records()
+    assert (record.transaction_id.hex(), record.state) == (outcome.reference, State.OPEN)
+
+
+@pytest.mark.attack("T5")
+def test_a_full_disk_before_the_second_debit_says_that_nothing_was_charged(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first DEBIT never reached the wallet, so the next tap cancels it, and a new one would follow."""
+    before = laboratory.balance
+    journal, opened = Journal(tmp_path), Journal.open
+
+    def open_once(journal: Journal, record: Record) -> None:
+        if journal.records():
+            raise JournalFailedError("the journal cannot be written: database or disk is full")
+        opened(journal, record)
+
+    monkeypatch.setattr(Journal, "open", open_once)
+    options = TerminalOptions(timeout=1.0, again=30.0)
+    link = inject(link_to(laboratory.phone.card), Fault.parse("tear@frame:7"))
+    with Terminal(terminal_like(laboratory.home.path), journal, options) as terminal:
+        outcome = terminal.charge(ONE_EURO, link)
+        assert [one.state for one in journal.records()] == [State.CANCELLED]
+    assert (outcome.kind, outcome.charged) == (OutcomeKind.TORN, False)
+    assert outcome.reason.startswith("nothing was charged: the journal cannot be written")
+    assert laboratory.balance == before
+
+
+def test_ctrl_c_with_a_journal_that_cannot_be_read_leaves_the_result_not_known(
+    laboratory: Laboratory, tmp_path: Path
+) -> None:
+    def press(journal: Journal, apdu: bytes) -> None:
+        unreadable_from_debit_on(journal, apdu)
+        if apdu.startswith(DEBIT):
+            raise KeyboardInterrupt
+
+    outcome = charge_without_disk(laboratory, tmp_path, press)
+    assert (outcome.kind, outcome.charged, outcome.reason) == (OutcomeKind.TORN, None, NOT_KNOWN)
