@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.files import write_privately
-from protocol.certificate import Authority
 from protocol.errors import UsageError
 from protocol.issuing import Anchors
 from protocol.signing import PRIVATE_LENGTH, PrivateKey
@@ -30,11 +29,6 @@ class SchemeKeys:
     def anchors(self) -> Anchors:
         """What wallets and terminals pin."""
         return Anchors(ISSUER_ID, self.issuer.public, self.operations.public, ACQUIRER_ID, self.acquirer.public)
-
-    @property
-    def issuer_authority(self) -> Authority:
-        """The issuer as certificates name it."""
-        return Authority(ISSUER_ID, self.issuer.public)
 
 
 def create(folder: Path) -> SchemeKeys:

@@ -131,9 +131,10 @@ def test_an_application_brings_a_certificate_and_a_number_for_each_key(
     application = device.application(*credentials)
     issuance = expect(_ask(issuer, application), Issuance)
     today = datetime.now(UTC).date()
+    authority = Authority(keys.ISSUER_ID, scheme.issuer.public)
     assert [one.public_key for one in issuance.certificates] == [one.public for one in credentials]
     for certificate in issuance.certificates:
-        assert failed_checks(certificate, Usage.CREDENTIAL, scheme.issuer_authority, today) == []
+        assert failed_checks(certificate, Usage.CREDENTIAL, authority, today) == []
         assert certificate.offline_ceiling == 1000_00
     assert len(set(device.numbers(application, issuance))) == 3
     signed = issuance.signature_input(application.digest())
