@@ -132,10 +132,7 @@ class Issuer:
         """Remember a device at its first application: from then on its key must sign, and its currency stays."""
         known = books.device(device)
         if known is None:
-            try:
-                Currency.of(application.currency)
-            except ValueError:
-                raise IssuerRefusedError(RefusalReason.CURRENCY) from None
+            _require_currency(application.currency)
             locked_down = bool(application.locked_down)
             books.add_device(DeviceRow(device, application.device_key, application.currency, locked_down))
         elif known.blocked:
@@ -229,6 +226,7 @@ class Issuer:
             if known.key != application.public_key:
                 raise IssuerRefusedError(RefusalReason.TERMINAL_ID_TAKEN)
             return TerminalIssuance(TerminalCertificate.decode(known.certificate))
+        _require_currency(application.merchant.currency)
         today = self._today()
         unsigned = TerminalCertificate(
             os.urandom(SERIAL_LENGTH),
@@ -269,6 +267,13 @@ def _no_request(_: Wire, __: Books) -> Wire:
 def _require_signature(key: bytes, signature: bytes, signed: bytes) -> None:
     if not signing.is_valid(key, signature, signed):
         raise IssuerRefusedError(RefusalReason.SIGNATURE)
+
+
+def _require_currency(number: int) -> None:
+    try:
+        Currency.of(number)
+    except ValueError:
+        raise IssuerRefusedError(RefusalReason.CURRENCY) from None
 
 
 def _unused_number(books: Books) -> CardNumber:

@@ -315,6 +315,15 @@ def test_a_terminal_that_does_not_hold_its_key_is_refused(issuer: Issuer) -> Non
     assert _refusal(issuer, replace(request, merchant=replace(_BAKERY, name="Somebody"))) is RefusalReason.SIGNATURE
 
 
+def test_a_merchant_with_a_currency_that_is_none_is_refused_and_nothing_is_remembered(
+    issuer: Issuer, home: Home
+) -> None:
+    request = _terminal(PrivateKey.generate(), "TERM0106", replace(_BAKERY, currency=_NO_CURRENCY))
+    assert _refusal(issuer, request) is RefusalReason.CURRENCY
+    with closing(Register(home.issuer)) as register:
+        assert "TERM0106" not in [one.terminal_id for one in register.terminals()]
+
+
 # --- lists
 
 
