@@ -237,3 +237,68 @@ def test_a_link_to_an_issuer_that_is_not_there_says_why(tmp_path_factory: pytest
 def test_a_url_that_is_no_issuer_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="is no issuer; write embedded:DIR"):
         IssuerLink(url)
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Every child that a link starts, none of which may be left behind."""
+    children: list[subprocess.Popen[bytes]] = []
+    start = IssuerLink._start
+
+    def note(link: IssuerLink) -> subprocess.Popen[bytes]:
+        children.append(start(link))
+        return children[-1]
+
+    monkeypatch.setattr(IssuerLink, "_start", note)
+    yield children
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.communicate()
+
+
+def test_a_child_that_does_not_end_is_ended(
+    home: Home, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+) -> None:
+    monkeypatch.setattr("protocol.transport.issuer._STOP_SECONDS", 0.1)
+    with IssuerLink(home.issuer_url) as link:
+        link.exchange(_ANCHORS)
+        started[0].send_signal(signal.SIGSTOP)
+    assert started[0].returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("request_bytes", [_ANCHORS, bytes(MAX_MESSAGE)], ids=["short", "longer than a pipe holds"])
+def test_an_issuer_that_hangs_is_ended_and_the_next_request_answered(
+    home: Home, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]], request_bytes: bytes
+) -> None:
+    with IssuerLink(home.issuer_url) as link:
+        link.exchange(_ANCHORS)
+        started[0].send_signal(signal.SIGSTOP)
+        with monkeypatch.context() as patch:
+            patch.setattr("protocol.transport.issuer.ANSWER_SECONDS", 0.2)
+            with pytest.raises(
+                LinkUnavailableError, match=r"did not answer within 0\.2 seconds and was ended; try again"
+            ):
+                link.exchange(request_bytes)
+        assert started[0].returncode == -signal.SIGKILL
+        expect(link.exchange(_ANCHORS), Anchors)
+        assert len(started) == 2
+
+
+def test_a_child_that_answers_nonsense_and_stays_is_ended(
+    home: Home, monkeypatch: pytest.MonkeyPatch, started: list[subprocess.Popen[bytes]]
+) -> None:
+    monkeypatch.setattr("protocol.transport.issuer._STOP_SECONDS", 0.1)
+    link = IssuerLink(home.issuer_url)
+    child = subprocess.Popen(
+        ["/bin/sh", "-c", "printf '\\377\\377\\377\\377'; exec cat >/dev/null"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    started.append(child)
+    link._child = child
+    with pytest.raises(LinkUnavailableError, match="does not answer"):
+        link.exchange(_ANCHORS)
+    link.close()
+    assert child.returncode == -signal.SIGKILL
