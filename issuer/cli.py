@@ -17,7 +17,6 @@ import click
 from console.cli import EVERYWHERE, common_options, run
 from console.home import Home, make_private
 from console.ui import money, print_json
-from protocol.errors import UsageError
 from protocol.money import Amount
 from protocol.transport.issuer import MAX_MESSAGE
 
@@ -47,13 +46,12 @@ def cli() -> None:
 def init(home: Home, as_json: bool) -> None:
     """Make a new issuer and acquirer: their keys and an empty database."""
     from issuer import keys
-    from issuer.database import FILE_NAME, Database
+    from issuer.database import Database, require_none
 
     folder = make_private(home.issuer)
-    if (folder / FILE_NAME).exists():
-        raise UsageError(f"there is an issuer in {folder} already; it is kept as it is")
+    require_none(folder)
     keys.create(folder)
-    Database(folder, create=True).close()  # comes last: a torn try has none and can be repeated
+    Database(folder, create=True).close()  # comes last: a torn try has no tables and can be repeated
     if as_json:
         print_json({"issuer": str(folder)})
     else:

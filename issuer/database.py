@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -419,27 +419,33 @@ def _is_void(terminal_hash: bytes, key: tuple[bytes, int, bytes]) -> ColumnEleme
     )
 
 
+class NoIssuerError(UsageError):
+    """There is no issuer in a folder, or only what a torn try to make one left."""
+
+    def __init__(self, folder: Path) -> None:
+        """Say how to make one."""
+        super().__init__(f"there is no issuer in {folder}; make one with `tap-issuer init`")
+
+
 class Database:
     """The issuer's database file."""
 
     def __init__(self, folder: Path, *, create: bool = False) -> None:
-        """Open the database in `folder`; UsageError when there is none, or one of another version."""
+        """Open the database in `folder`; UsageError when there is none, or one of another version.
+
+        `create` makes it, all of it or none, also where an earlier try was torn; UsageError when there is one already.
+        """
         path = folder / FILE_NAME
         if not create and not path.exists():
-            raise UsageError(f"there is no issuer in {folder}; make one with `tap-issuer init`")
+            raise NoIssuerError(folder)
         self._engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
         event.listen(self._engine, "connect", _on_connect)
         event.listen(self._engine, "begin", _on_begin)
         try:
             with self._engine.begin() as connection:
-                if create:
-                    _metadata.create_all(connection)
-                    connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
-                found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+                _prepare(connection, path, create=create)
         except DatabaseError as error:
             raise cannot_use(path, error.orig) from None
-        if found != VERSION:
-            raise UsageError(f"{path} is of version {found}, this program reads version {VERSION}")
 
     @contextmanager
     def transaction(self) -> Iterator[Books]:
@@ -450,6 +456,32 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def require_none(folder: Path) -> None:
+    """Raise UsageError when there is an issuer in `folder`; what a torn try to make one left is none."""
+    with suppress(NoIssuerError):
+        Database(folder).close()
+        raise _already(folder)
+
+
+def _already(folder: Path) -> UsageError:
+    return UsageError(f"there is an issuer in {folder} already; it is kept as it is")
+
+
+def _prepare(connection: Connection, path: Path, *, create: bool) -> None:
+    """Check the version, or make the tables, all in one transaction: before it, SQLite has made a file without any."""
+    is_made = connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar_one() > 0
+    if create and is_made:
+        raise _already(path.parent)
+    if create:
+        _metadata.create_all(connection)
+        connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+    elif not is_made:
+        raise NoIssuerError(path.parent)
+    found = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    if found != VERSION:
+        raise UsageError(f"{path} is of version {found}, this program reads version {VERSION}")
 
 
 def _on_connect(connection: Any, _: object) -> None:

@@ -102,6 +102,52 @@ def test_an_init_that_was_torn_can_be_repeated(tmp_path: Path, left: int) -> Non
     issuer.close()
 
 
+_TORN_INIT = """
+import os, sys
+from issuer import database
+from issuer.cli import cli
+makes = database._metadata.create_all
+step = sys.argv[2]
+if step == "nothing":
+    database._on_begin = lambda connection: os._exit(9)
+elif step == "no table":
+    database._metadata.create_all = lambda connection: os._exit(9)
+else:
+    database._metadata.create_all = lambda connection: (makes(connection), os._exit(9))
+cli(["init", "--home", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("step", ["nothing", "no table", "every table, not committed"])
+def test_an_init_that_was_killed_while_it_made_the_tables_can_be_repeated(tmp_path: Path, step: str) -> None:
+    torn = subprocess.run([sys.executable, "-c", _TORN_INIT, str(tmp_path), step], check=False, timeout=30)
+    assert torn.returncode == 9
+    assert (tmp_path / "issuer" / FILE_NAME).exists()
+    with pytest.raises(UsageError, match=r"there is no issuer in .*; make one with `tap-issuer init`"):
+        Database(tmp_path / "issuer")
+    before = keys.load(tmp_path / "issuer").anchors
+    again = _init(tmp_path)
+    assert again.returncode == 0, again.stderr
+    issuer = Issuer(tmp_path / "issuer")
+    assert expect(issuer.handle(encode_message(AnchorsRequest())), Anchors) == before
+    issuer.close()
+
+
+def test_an_init_of_an_issuer_that_lost_a_key_makes_no_other(tmp_path: Path) -> None:
+    assert _init(tmp_path).returncode == 0
+    (tmp_path / "issuer" / "acquirer.key").unlink()
+    assert "there is an issuer in" in _init(tmp_path).stderr
+    assert not (tmp_path / "issuer" / "acquirer.key").exists()
+
+
+def test_a_database_is_never_made_over_another(tmp_path: Path) -> None:
+    Database(tmp_path, create=True).close()
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with pytest.raises(UsageError, match=r"there is an issuer in .* already; it is kept as it is"):
+        Database(tmp_path, create=True)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
 def test_an_init_of_a_whole_issuer_is_refused_and_changes_nothing(tmp_path: Path) -> None:
     assert _init(tmp_path).returncode == 0
     before = keys.load(tmp_path / "issuer").anchors
