@@ -83,10 +83,22 @@ class Clearing:
         known = self.books.debit(key)
         if known is not None and known.listed_at:
             return
-        row = replace(known or _debit_of(receipt, credential), listed_at=self.now, denied=False)
+        row = known or _debit_of(receipt, credential)
+        if not row.counts:
+            row = self._take(row)
+        row = replace(row, listed_at=self.now, denied=False)
         self.books.put_debit(row)
         if not row.pays_merchant and self.books.is_void(row.terminal_hash, key):
             self._refund(row)
+
+    def _take(self, row: DebitRow) -> DebitRow:
+        """Take a debit from what its wallet holds by the books; what is not there is lost.
+
+        A wallet has more debits than money when it was copied, or when its keys are its user's.
+        """
+        holds = self.books.holds(row.device) + (row.taken if row.counts else 0)
+        taken = min(row.amount, holds)
+        return replace(row, taken=taken, lost=row.amount - taken)
 
     def _own_credential(self, listed: ListedDebit, device: DeviceRow) -> CredentialRow:
         credential = self.books.credential_by_serial(listed.credential)
@@ -103,8 +115,7 @@ class Clearing:
         """A claim older than a complete list that does not have it: pay, block the wallet, take it from its purse first."""
         for row in self.books.unlisted_debits(device.device):
             if row.pays_merchant and not row.denied and row.paid_at < device.nonce_at:
-                recovered = max(0, min(row.amount, self.books.holds(device.device) + row.amount))
-                self.books.put_debit(replace(row, denied=True, recovered=recovered))
+                self.books.put_debit(replace(self._take(row), denied=True))
                 device = replace(device, blocked=True)
                 self.books.update_device(device)
         return device
@@ -215,7 +226,10 @@ class Clearing:
             return Verdict.VOIDED
         if self._comes_too_late(known, credential):
             return Verdict.TOO_LATE
-        self.books.put_debit(replace(known or _debit_of(claim.receipt, credential), paid_at=self.now))
+        row = known or _debit_of(claim.receipt, credential)
+        if not row.counts:
+            row = self._take(row)
+        self.books.put_debit(replace(row, paid_at=self.now))
         return Verdict.PAID
 
     def _is_good(self, claim: Claim, credential: CredentialRow) -> bool:

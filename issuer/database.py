@@ -24,7 +24,6 @@ from sqlalchemy import (
     String,
     Table,
     and_,
-    case,
     create_engine,
     event,
     func,
@@ -39,7 +38,7 @@ from console.files import cannot_use
 from protocol.errors import UsageError
 
 FILE_NAME = "issuer.sqlite"
-VERSION = 3
+VERSION = 4
 
 _metadata = MetaData()
 
@@ -104,7 +103,8 @@ _debits = Table(
     Column("charged_back", Boolean, nullable=False, default=False),
     Column("refunded", Boolean, nullable=False, default=False),
     Column("denied", Boolean, nullable=False, default=False),
-    Column("recovered", BigInteger, nullable=False, default=0),
+    Column("taken", BigInteger, nullable=False, default=0),
+    Column("lost", BigInteger, nullable=False, default=0),
 )
 _voids = Table(
     "voids",
@@ -116,6 +116,7 @@ _voids = Table(
 )
 
 _PAYS_MERCHANT = and_(_debits.c.paid_at > 0, ~_debits.c.charged_back)
+_COUNTS = or_(_debits.c.listed_at > 0, _PAYS_MERCHANT)
 _IS_OPEN = and_(_debits.c.listed_at > 0, ~_PAYS_MERCHANT, ~_debits.c.refunded)
 
 
@@ -186,7 +187,8 @@ class DebitRow:
     """A debit: what the wallet listed (`listed_at`), what the terminal was paid for (`paid_at`), or both; 0 for never.
 
     `charged_back` takes the payment back from the merchant, `refunded` gave the money back to the wallet, `denied` says that
-    the wallet's list does not have it, and `recovered` how much of it was taken from that wallet's purse.
+    the wallet's list does not have it, or not as it was signed. `taken` is what the wallet holds less for it by the books,
+    `lost` what it did not hold: the issuer's loss.
     """
 
     credential: bytes
@@ -200,7 +202,8 @@ class DebitRow:
     charged_back: bool = False
     refunded: bool = False
     denied: bool = False
-    recovered: int = 0
+    taken: int = 0
+    lost: int = 0
 
     @property
     def key(self) -> tuple[bytes, int, bytes]:
@@ -211,6 +214,11 @@ class DebitRow:
     def pays_merchant(self) -> bool:
         """Whether the merchant has the money."""
         return self.paid_at > 0 and not self.charged_back
+
+    @property
+    def counts(self) -> bool:
+        """Whether the wallet holds less for it by the books."""
+        return self.listed_at > 0 or self.pays_merchant
 
     @property
     def is_open(self) -> bool:
@@ -344,14 +352,9 @@ class Books:
         return self._all(DebitRow, select(_debits).where((_debits.c.device == device) & (_debits.c.listed_at == 0)))
 
     def holds(self, device: bytes) -> int:
-        """Return what a wallet should hold, vouchers on their way included, in minor units."""
+        """Return what a wallet should hold, vouchers on their way included, in minor units; never less than nothing."""
         given = self.loaded(device) + self.loaded(device, refunds=True)
-        taken = case(
-            (_debits.c.denied, case((_PAYS_MERCHANT, _debits.c.recovered), else_=0)),
-            (or_(_debits.c.listed_at > 0, _PAYS_MERCHANT), _debits.c.amount),
-            else_=0,
-        )
-        return given - self._total(taken, _debits.c.device == device)
+        return given - self._total(_debits.c.taken, and_(_debits.c.device == device, _COUNTS))
 
     def open(self, device: bytes) -> int:
         """Return what a wallet has given and nobody has got yet, in minor units."""
@@ -363,8 +366,7 @@ class Books:
 
     def lost(self, device: bytes) -> int:
         """Return what the issuer has lost by a wallet, in minor units."""
-        loss = _debits.c.amount - _debits.c.recovered
-        return self._total(loss, and_(_debits.c.device == device, _PAYS_MERCHANT, _debits.c.denied))
+        return self._total(_debits.c.lost, and_(_debits.c.device == device, _COUNTS))
 
     def taken(self, terminal_hash: bytes) -> int:
         """Return what a terminal's merchant has been paid, in minor units."""

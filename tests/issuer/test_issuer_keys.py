@@ -170,7 +170,7 @@ def test_a_database_of_another_version_is_refused_in_a_sentence(tmp_path: Path) 
     with sqlite3.connect(tmp_path / FILE_NAME) as database:
         database.execute("PRAGMA user_version = 99")
     database.close()
-    with pytest.raises(UsageError, match="is of version 99, this program reads version 3"):
+    with pytest.raises(UsageError, match="is of version 99, this program reads version 4"):
         Database(tmp_path)
 
 

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,17 +23,15 @@ from lab.fixtures import Laboratory, set_up_issuer
 from pos import identity
 from pos.outcome import OutcomeKind
 from pos.terminal import Terminal, TerminalOptions
-from protocol import envelope, signing
+from protocol import signing
 from protocol.certificate import Authority, Merchant, Usage, failed_checks
 from protocol.errors import UsageError
 from protocol.issuing import (
     Anchors,
     AnchorsRequest,
-    Application,
     BlockList,
     BlockListRequest,
     Issuance,
-    IssuedNumbers,
     IssuerRefusedError,
     Refusal,
     RefusalReason,
@@ -46,11 +43,12 @@ from protocol.issuing import (
 )
 from protocol.signing import PrivateKey
 from protocol.transport.issuer import IssuerLink
-from protocol.vouchers import LoadRequest, Voucher, device_id
+from protocol.vouchers import LoadRequest, Voucher
 from protocol.wire import Wire
+from tests.issuer.device import EUR, Device
 
-_EUR, _JPY, _NO_CURRENCY = 978, 392, 1
-_BAKERY = Merchant("Corner Bakery", 5462, _EUR)
+_JPY, _NO_CURRENCY = 392, 1
+_BAKERY = Merchant("Corner Bakery", 5462, EUR)
 
 
 @pytest.fixture(scope="module")
@@ -69,32 +67,6 @@ def scheme(home: Home) -> SchemeKeys:
 def issuer(home: Home) -> Iterator[Issuer]:
     with closing(Issuer(home.issuer)) as made:
         yield made
-
-
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A wallet's keys, and the messages that it signs."""
-
-    key: PrivateKey = field(default_factory=PrivateKey.generate)
-    sealing: X25519PrivateKey = field(default_factory=X25519PrivateKey.generate)
-
-    @property
-    def id(self) -> bytes:
-        return device_id(self.key.public)
-
-    def application(self, *credentials: PrivateKey, currency: int = _EUR) -> Application:
-        public = tuple(one.public for one in credentials or [PrivateKey.generate()])
-        sealing_key = self.sealing.public_key().public_bytes_raw()
-        unsigned = Application(self.key.public, sealing_key, currency, 1, public, bytes(64))
-        return replace(unsigned, signature=self.key.sign(unsigned.signature_input()))
-
-    def load_request(self, number: int, amount: int = 10_00, currency: int = _EUR) -> LoadRequest:
-        unsigned = LoadRequest(self.id, number, amount, currency, bytes(64))
-        return replace(unsigned, signature=self.key.sign(unsigned.signature_input()))
-
-    def numbers(self, application: Application, issuance: Issuance) -> list[str]:
-        opened = envelope.unseal(issuance.sealed_numbers, self.sealing, IssuedNumbers.info(application.digest()))
-        return [one.digits for one in IssuedNumbers.decode(opened).numbers]
 
 
 @pytest.fixture
@@ -218,7 +190,7 @@ def test_a_load_brings_a_voucher_that_the_operations_key_signed(
     issuer: Issuer, scheme: SchemeKeys, enrolled: Device
 ) -> None:
     voucher = expect(_ask(issuer, enrolled.load_request(1)), Voucher)
-    assert (voucher.device, voucher.number, voucher.amount, voucher.currency) == (enrolled.id, 1, 10_00, _EUR)
+    assert (voucher.device, voucher.number, voucher.amount, voucher.currency) == (enrolled.id, 1, 10_00, EUR)
     assert signing.is_valid(scheme.operations.public, voucher.signature, voucher.signature_input())
 
 
@@ -409,7 +381,7 @@ def test_a_request_with_a_byte_changed_is_refused(issuer: Issuer, enrolled: Devi
     assert isinstance(decode_message(issuer.handle(bad)), Refusal)
 
 
-@pytest.mark.parametrize("answer", [Refusal(RefusalReason.BLOCKED), Voucher(bytes(8), 1, 1, _EUR, bytes(64))])
+@pytest.mark.parametrize("answer", [Refusal(RefusalReason.BLOCKED), Voucher(bytes(8), 1, 1, EUR, bytes(64))])
 def test_an_answer_is_no_request(issuer: Issuer, answer: Wire) -> None:
     assert _refusal(issuer, answer) is RefusalReason.MALFORMED
 

@@ -1,0 +1,270 @@
+# SPDX-FileCopyrightText: TapLab contributors
+# SPDX-License-Identifier: MIT
+"""Who bears what: wallets that were copied or that lie, and books that add up whatever is said to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time as clock
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date, time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from console.home import Home
+from issuer.register import Register, WalletEntry
+from issuer.service import Issuer
+from lab.fixtures import set_up_issuer
+from protocol.certificate import CredentialCertificate, Merchant, TerminalCertificate
+from protocol.issuing import (
+    AnyWire,
+    Issuance,
+    IssuerRefusedError,
+    TerminalApplication,
+    TerminalIssuance,
+    encode_message,
+    expect,
+)
+from protocol.messages import Debit, Receipt, Result, certificate_hash
+from protocol.settlement import (
+    Claim,
+    IssuerNonce,
+    ListedDebit,
+    NonceRequest,
+    ReportAnswer,
+    Settlement,
+    Standing,
+    Statement,
+    TerminalReport,
+    Verdict,
+    Void,
+)
+from protocol.signing import PrivateKey
+from protocol.vouchers import Voucher
+from protocol.wire import Wire
+from tests.issuer.device import EUR, Device
+
+DAY = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """A certified terminal and its key."""
+
+    key: PrivateKey
+    certificate: TerminalCertificate
+
+    @property
+    def hash(self) -> bytes:
+        return certificate_hash(self.certificate)
+
+    def claims(self, listed: ListedDebit, evidence: bytes) -> Claim:
+        unsigned = Claim(listed.credential, listed.receipt, evidence, bytes(64))
+        return replace(unsigned, signature=self.key.sign(unsigned.signature_input()))
+
+    def voids(self, listed: ListedDebit) -> Void:
+        receipt = listed.receipt
+        unsigned = Void(self.hash, listed.credential, receipt.counter, receipt.transaction_id, bytes(64))
+        return replace(unsigned, signature=self.key.sign(unsigned.signature_input()))
+
+
+class Scheme:
+    """An issuer whose clock can be moved, two shops, and one wallet that says whatever it is told to."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = Home(home)
+        set_up_issuer(self.home)
+        self.now = clock.time()
+        self.issuer = Issuer(self.home.issuer, lambda: self.now)
+        self.register = Register(self.home.issuer)
+        self.shops = [self._certified(f"TERM000{number}") for number in (1, 2)]
+        self.new_wallet()
+
+    def new_wallet(self) -> None:
+        self.device, self.credential = Device(), PrivateKey.generate()
+        self.listed = 0
+        issuance = self._ask(self.device.application(self.credential), Issuance)
+        self.card: CredentialCertificate = issuance.certificates[0]
+
+    def _ask(self, request: Wire, kind: type[AnyWire]) -> AnyWire:
+        return expect(self.issuer.handle(encode_message(request)), kind)
+
+    def _certified(self, terminal_id: str) -> Shop:
+        key = PrivateKey.generate()
+        unsigned = TerminalApplication(key.public, terminal_id, Merchant("Corner Bakery", 5462, EUR), bytes(64))
+        application = replace(unsigned, signature=key.sign(unsigned.signature_input()))
+        return Shop(key, self._ask(application, TerminalIssuance).certificate)
+
+    def load(self, amount: int) -> None:
+        with self.register._database.transaction() as books:
+            newest = books.newest_voucher(self.device.id)
+        request = self.device.load_request(newest.number + 1 if newest else 1, amount)
+        with suppress(IssuerRefusedError):  # of a wallet that is blocked
+            self._ask(request, Voucher)
+
+    def pays(self, amount: int, shop: int = 0) -> ListedDebit:
+        """Return a debit as the wallet signs it; the issuer knows nothing of it yet."""
+        debit = Debit(amount, EUR, date(2026, 1, 2), time(3, 4, 5))
+        hashes = certificate_hash(self.card), self.shops[shop].hash
+        return ListedDebit(self.card.serial, Receipt(1, 1, *hashes, 1, os.urandom(16), debit, Result.APPROVED))
+
+    def claim(self, listed: ListedDebit, shop: int = 0) -> Verdict:
+        evidence = self.credential.sign(listed.receipt.signature_input())
+        return self._report(TerminalReport((self.shops[shop].claims(listed, evidence),), ()))
+
+    def void(self, listed: ListedDebit, shop: int = 0) -> Verdict:
+        return self._report(TerminalReport((), (self.shops[shop].voids(listed),)))
+
+    def _report(self, report: TerminalReport) -> Verdict:
+        (verdict,) = self._ask(report, ReportAnswer).verdicts
+        return verdict
+
+    def lists(self, *debits: ListedDebit, restored: bool = False) -> Settlement:
+        """Let the wallet list these debits after those that it listed before."""
+        nonce = self._ask(NonceRequest(self.device.id), IssuerNonce).nonce
+        first, total = (0, 0) if restored else (self.listed + 1, self.listed + len(debits))
+        self.listed = max(self.listed, total)
+        unsigned = Statement(self.device.id, nonce, bytes(16), restored, 0, total, first, debits, (), bytes(64))
+        return self._ask(replace(unsigned, signature=self.device.key.sign(unsigned.signature_input())), Settlement)
+
+    @property
+    def wallet(self) -> WalletEntry:
+        (entry,) = [one for one in self.register.wallets() if one.device == self.device.id.hex()]
+        return entry
+
+    @property
+    def books(self) -> tuple[int, int, int, int]:
+        """In the wallet, deducted and not settled, with merchants, lost; all of it is what the user paid in."""
+        row = self.wallet
+        assert row.loaded.minor == row.holds.minor + row.open.minor + row.paid.minor - row.lost.minor
+        return row.holds.minor, row.open.minor, row.paid.minor, row.lost.minor
+
+    def taken(self, shop: int) -> int:
+        terminal_id = self.shops[shop].certificate.terminal_id
+        (paid,) = [one.paid.minor for one in self.register.terminals() if one.terminal_id == terminal_id]
+        return paid
+
+    def close(self) -> None:
+        self.register.close()
+        self.issuer.close()
+
+
+@pytest.fixture(scope="module")
+def module_scheme(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scheme]:
+    made = Scheme(tmp_path_factory.mktemp("home"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def scheme(module_scheme: Scheme) -> Scheme:
+    """The scheme with a wallet of its own for this test."""
+    module_scheme.now = clock.time()
+    module_scheme.new_wallet()
+    return module_scheme
+
+
+# --- a wallet that was copied and paid twice
+
+
+def test_what_a_copied_wallet_paid_beyond_its_money_is_the_issuers_loss(scheme: Scheme) -> None:
+    scheme.load(100_00)
+    for _ in range(2):
+        assert scheme.claim(scheme.pays(100_00)) is Verdict.PAID
+    assert scheme.books == (0, 0, 200_00, 100_00)
+    scheme.load(50_00)
+    assert scheme.books == (50_00, 0, 200_00, 100_00)
+
+
+def test_a_loss_is_shown_to_people_and_programs(scheme: Scheme) -> None:
+    scheme.load(100_00)
+    for _ in range(2):
+        scheme.claim(scheme.pays(80_00))
+    shown = [_show(scheme), _show(scheme, "--json")]
+    assert [one.returncode for one in shown] == [0, 0]
+    assert "100.00 EUR loaded: 0.00 EUR in the wallet" in shown[0].stdout
+    assert "160.00 EUR with merchants, 60.00 EUR lost" in shown[0].stdout
+    (wallet,) = [one for one in json.loads(shown[1].stdout)["wallets"] if one["device"] == scheme.device.id.hex()]
+    assert (wallet["holds"], wallet["paid"], wallet["lost"]) == ("0.00", "160.00", "60.00")
+
+
+def _show(scheme: Scheme, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "issuer", "show", "--home", str(scheme.home.path), *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.mark.parametrize("later", [0, 30_00])
+def test_a_copied_wallet_that_was_put_back_gets_what_is_left_and_no_debt(scheme: Scheme, later: int) -> None:
+    scheme.load(100_00)
+    for _ in range(2):
+        scheme.claim(scheme.pays(100_00))
+    if later:
+        scheme.load(later)
+    assert scheme.lists(restored=True).standing is Standing.WAITING
+    scheme.now += 8 * DAY
+    settled = scheme.lists(restored=True)
+    assert (settled.standing, settled.balance) == (Standing.REISSUED, later)
+    assert scheme.books == (later, 0, 200_00, 100_00)
+
+
+def test_the_other_copys_list_comes_before_its_claim(scheme: Scheme) -> None:
+    scheme.load(100_00)
+    first, second = scheme.pays(100_00), scheme.pays(100_00)
+    assert scheme.claim(first) is Verdict.PAID
+    scheme.lists(second)
+    assert scheme.books == (0, 100_00, 100_00, 100_00)
+    assert scheme.claim(second) is Verdict.PAID
+    assert scheme.books == (0, 0, 200_00, 100_00)
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["load", "pay", "claim", "void", "list", "deny", "expire", "lie"]),
+        st.integers(0, 5),
+        st.integers(1, 90_00),
+        st.integers(0, 1),
+    ),
+    max_size=14,
+)
+
+
+@given(steps=_STEPS)
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_books_of_a_wallet_that_says_anything_add_up(
+    scheme: Scheme, steps: list[tuple[str, int, int, int]]
+) -> None:
+    """Its device and its credential are its user's; what the books add up to is asserted after every step."""
+    scheme.now = clock.time()
+    scheme.new_wallet()
+    scheme.load(100_00)
+    made: list[tuple[ListedDebit, int]] = []
+    for what, which, amount, shop in steps:
+        scheme.now += 2
+        debit, own = made[which % len(made)] if made else (scheme.pays(amount, shop), shop)
+        if what == "pay":
+            made.append((scheme.pays(amount, shop), shop))
+        elif what == "load":
+            scheme.load(amount)
+        elif what == "claim":
+            scheme.claim(debit, own)
+        elif what == "void":
+            scheme.void(debit, shop)
+        elif what == "list":
+            scheme.lists(debit)
+        elif what == "lie":
+            wrong = replace(debit.receipt, terminal_hash=scheme.shops[shop].hash)
+            scheme.lists(replace(debit, receipt=replace(wrong, debit=replace(wrong.debit, amount=amount))))
+        elif what == "deny":
+            scheme.lists()
+        else:
+            scheme.now += 8 * DAY
+            scheme.issuer.settle()
+        assert min(scheme.books) >= 0
