@@ -51,7 +51,7 @@ class Clearing:
             return self._settle_restored(statement, device)
         self._require_gapless(statement, device)
         for listed in statement.debits:
-            self._list(listed, device)
+            device = self._list(listed, device)
         device = replace(device, listed=max(device.listed, statement.last), nonce=b"", restored_at=0, reissued_at=0)
         self.books.update_device(device)
         if device.listed == statement.total:
@@ -75,29 +75,29 @@ class Clearing:
         if not statement.first <= device.listed + 1 <= statement.last + 1 or statement.total < device.listed:
             raise IssuerRefusedError(RefusalReason.GAP)
 
-    def _list(self, listed: ListedDebit, device: DeviceRow) -> None:
+    def _list(self, listed: ListedDebit, device: DeviceRow) -> DeviceRow:
         """Note a debit as listed now, unless it was before; a terminal's VOID credits it at once."""
         receipt = listed.receipt
         credential = self._own_credential(listed, device)
         key = (credential.serial, receipt.counter, receipt.transaction_id)
         known = self.books.debit(key)
         if known is not None and known.listed_at:
-            return
+            return device
         row = known or _debit_of(receipt, credential)
         if not row.counts:
             row = self._take(row)
-        row = replace(row, listed_at=self.now, denied=False)
+        row = replace(row, listed_at=self.now, denied=not _agree(row, receipt))
         self.books.put_debit(row)
         if not row.pays_merchant and self.books.is_void(row.terminal_hash, key):
             self._refund(row)
+        return replace(device, blocked=True) if row.denied else device
 
     def _take(self, row: DebitRow) -> DebitRow:
         """Take a debit from what its wallet holds by the books; what is not there is lost.
 
         A wallet has more debits than money when it was copied, or when its keys are its user's.
         """
-        holds = self.books.holds(row.device) + (row.taken if row.counts else 0)
-        taken = min(row.amount, holds)
+        taken = min(row.amount, self.books.holds(row.device) + (row.taken if row.counts else 0))
         return replace(row, taken=taken, lost=row.amount - taken)
 
     def _own_credential(self, listed: ListedDebit, device: DeviceRow) -> CredentialRow:
@@ -220,17 +220,39 @@ class Clearing:
             return Verdict.NOT_VALID
         key = (credential.serial, claim.receipt.counter, claim.receipt.transaction_id)
         known = self.books.debit(key)
+        agree = known is None or _agree(known, claim.receipt)
+        if known is not None and known.paid_at and not agree:
+            return Verdict.NOT_VALID  # the credential signed two receipts, and one is paid
         if known is not None and known.pays_merchant:
             return Verdict.PAID
         if self.books.is_void(claim.receipt.terminal_hash, key):
             return Verdict.VOIDED
-        if self._comes_too_late(known, credential):
+        if self._comes_too_late(known, credential, agree=agree):
             return Verdict.TOO_LATE
-        row = known or _debit_of(claim.receipt, credential)
-        if not row.counts:
-            row = self._take(row)
-        self.books.put_debit(replace(row, paid_at=self.now))
+        row = _debit_of(claim.receipt, credential)
+        if known is not None:
+            row = known if agree else self._correct(known, row)
+        self.books.put_debit(replace(row if row.counts else self._take(row), paid_at=self.now))
         return Verdict.PAID
+
+    def _correct(self, listed: DebitRow, signed: DebitRow) -> DebitRow:
+        """Put what the credential signed in the place of what the wallet listed, which is something else.
+
+        Such a wallet has denied the debit. A credit that it got on the word of another terminal stays taken beside the debit.
+        """
+        device = self.books.device(listed.device)
+        if device is not None:
+            self.books.update_device(replace(device, blocked=True))
+        credited = listed if listed.refunded else replace(listed, taken=0, lost=0)
+        self.books.put_debit(credited)  # what the false debit took is there again
+        row = self._take(signed)
+        return replace(
+            row,
+            taken=row.taken + credited.taken,
+            lost=row.lost + credited.lost,
+            listed_at=listed.listed_at,
+            denied=True,
+        )
 
     def _is_good(self, claim: Claim, credential: CredentialRow) -> bool:
         """Check all that a receipt says against the issuer's own records; every check is made."""
@@ -248,8 +270,9 @@ class Clearing:
         )
         return all(checks)
 
-    def _comes_too_late(self, known: DebitRow | None, credential: CredentialRow) -> bool:
-        if known is not None and (known.refunded or self._is_late(known)):
+    def _comes_too_late(self, known: DebitRow | None, credential: CredentialRow, *, agree: bool) -> bool:
+        """Tell whether the window is over, or the debit credited; a credit for another debit is none for this one."""
+        if known is not None and ((known.refunded and agree) or self._is_late(known)):
             return True
         return bool(credential.withdrawn_at) and self.now > credential.withdrawn_at + CLAIM_WINDOW
 
@@ -282,6 +305,11 @@ def _debit_of(receipt: Receipt, credential: CredentialRow) -> DebitRow:
         receipt.terminal_hash,
         receipt.debit.amount,
     )
+
+
+def _agree(row: DebitRow, receipt: Receipt) -> bool:
+    """Tell whether the books have what a receipt of the same credential, counter and id says."""
+    return (row.terminal_hash, row.amount) == (receipt.terminal_hash, receipt.debit.amount)
 
 
 def _outcome_of(row: DebitRow) -> SettledAs:
