@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Date,
     Integer,
     LargeBinary,
     MetaData,
@@ -67,6 +69,7 @@ _credentials = Table(
     Column("certificate", LargeBinary, nullable=False),
     Column("blocked", Boolean, nullable=False, default=False),
     Column("withdrawn_at", BigInteger, nullable=False, default=0),
+    Column("valid_until", Date, nullable=False),
 )
 _vouchers = Table(
     "vouchers",
@@ -144,13 +147,17 @@ class DeviceRow:
 
 @dataclass(frozen=True, slots=True)
 class CredentialRow:
-    """A credential that was issued. `number` is the card number in full; `withdrawn_at` is 0 while it may pay."""
+    """A credential that was issued. `number` is the card number in full; `withdrawn_at` is 0 while it may pay.
+
+    `valid_until` is its certificate's.
+    """
 
     key: bytes
     device: bytes
     serial: bytes
     number: str
     certificate: bytes
+    valid_until: date
     blocked: bool = False
     withdrawn_at: int = 0
 
@@ -278,9 +285,10 @@ class Books:
         """Remember a credential."""
         self._connection.execute(insert(_credentials).values(asdict(row)))
 
-    def blocked_numbers(self) -> list[str]:
-        """Return the card numbers that are blocked."""
-        return list(self._connection.execute(select(_credentials.c.number).where(_credentials.c.blocked)).scalars())
+    def blocked_numbers(self, today: date) -> list[str]:
+        """Return the card numbers that are blocked and whose certificates have not expired: those are refused anyway."""
+        listed = and_(_credentials.c.blocked, _credentials.c.valid_until >= today)
+        return list(self._connection.execute(select(_credentials.c.number).where(listed)).scalars())
 
     def block_credential(self, serial: bytes) -> bool:
         """Block a credential; False when there is none of that serial."""

@@ -150,7 +150,9 @@ class Issuer:
         if known is None:
             certificate = self._credential_certificate(key, co_signing_key, currency)
             number = _unused_number(books)
-            known = CredentialRow(key, device, certificate.serial, number.digits, certificate.encode())
+            known = CredentialRow(
+                key, device, certificate.serial, number.digits, certificate.encode(), certificate.valid_until
+            )
             books.add_credential(known)
         if known.device != device:
             raise IssuerRefusedError(RefusalReason.KEY_TAKEN)
@@ -255,7 +257,7 @@ class Issuer:
 
     def _block_list(self, books: Books) -> BlockList:
         blocked = tuple(terminal.serial for terminal in books.terminals() if terminal.blocked)
-        numbers = tuple(map(CardNumber, books.blocked_numbers()))
+        numbers = tuple(map(CardNumber, books.blocked_numbers(self._today())))
         unsigned = BlockList(self._now(), blocked, numbers, _UNSIGNED)
         return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -313,6 +313,21 @@ def test_the_list_is_signed_and_names_what_was_blocked(
     assert listed.terminals == (terminal.serial,)
     assert [one.digits for one in listed.numbers] == device.numbers(application, issuance)
     assert abs(listed.time - datetime.now(UTC).timestamp()) < 60
+
+
+def test_a_blocked_card_is_listed_until_its_certificate_expires(
+    issuer: Issuer, home: Home, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = device.application()
+    issuance = expect(_ask(issuer, application), Issuance)
+    with closing(Register(home.issuer)) as register:
+        register.block_card(issuance.certificates[0].serial.hex())
+    (number,) = device.numbers(application, issuance)
+    last = datetime.combine(issuance.certificates[0].valid_until, time.max, UTC)
+    for now, listed in ((last, True), (last + timedelta(seconds=1), False)):
+        monkeypatch.setattr(issuer, "_clock", now.timestamp)
+        numbers = expect(_ask(issuer, BlockListRequest()), BlockList).numbers
+        assert (number in [one.digits for one in numbers]) is listed
 
 
 def test_blocking_what_is_not_known_is_said_in_a_sentence(home: Home) -> None:
