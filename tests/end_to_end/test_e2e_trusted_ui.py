@@ -21,7 +21,6 @@ _TTY = ("--trusted-ui", "pinentry:pinentry-tty")
 _CURSES = ("--trusted-ui", "pinentry:pinentry-curses")
 Surface = tuple[str, str]
 _PATIENCE = 20.0
-_KEY_DOWN = "\x1b[B"
 _PROMPT = "Pay 60.00 EUR to Corner Bakery?"
 
 pytestmark = pytest.mark.pinentry
@@ -237,10 +236,22 @@ def test_the_programs_of_the_dialogs_are_started_before_the_lock_down_and_end_wi
     assert len(status) == 1
     assert all(held in status[0] for held in ("Seccomp:\t2", "NoNewPrivs:\t1"))
     wallet.close_by_ctrl_c()
+    _wait_until_gone(dialogs)
+
+
+def _wait_until_gone(pids: list[int]) -> None:
     until = time.monotonic() + _PATIENCE
-    while any(Path(f"/proc/{one}").exists() for one in dialogs) and time.monotonic() < until:
+    while any(map(_runs, pids)) and time.monotonic() < until:
         time.sleep(0.01)
-    assert not [one for one in dialogs if Path(f"/proc/{one}").exists()]
+    assert not [one for one in pids if _runs(one)]
+
+
+def _runs(pid: int) -> bool:
+    """Tell whether a process is there and not a zombie, which waits for whoever adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def _children(pid: int) -> list[int]:
@@ -259,10 +270,7 @@ def test_ctrl_c_in_a_dialog_ends_it_and_everything_it_started(with_pin: Path, wi
     dialogs = [pid for tee in _children(choosing._child.pid) for pid in _children(tee)]
     assert len(dialogs) == 2
     choosing.close_by_ctrl_c()
-    until = time.monotonic() + _PATIENCE
-    while any(Path(f"/proc/{one}").exists() for one in dialogs) and time.monotonic() < until:
-        time.sleep(0.01)
-    assert not [one for one in dialogs if Path(f"/proc/{one}").exists()]
+    _wait_until_gone(dialogs)
     shown = tap("wallet", "show", "--json", home=with_pin)
     assert (shown.code, shown.json["pin_tries"]) == (0, 3)
 
@@ -282,14 +290,25 @@ def test_ctrl_c_ends_a_wallet_whose_user_is_being_asked(
     assert (shown["balance"], shown["pin_tries"]) == ("100.00", 3)
 
 
-def test_a_window_that_is_closed_in_a_dialog_leaves_the_wallet_free(with_pin: Path, window: Opener) -> None:
-    choosing = window("phrase", *_CURSES)
+@pytest.mark.parametrize("surface", [_TTY, _CURSES], ids=["tty", "curses"])
+@pytest.mark.parametrize(
+    "ends", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGKILL,), (signal.SIGINT, signal.SIGINT)],
+    ids=["its window is closed", "ended", "killed", "interrupted twice"],
+)  # fmt: skip
+def test_however_a_command_ends_its_dialog_reads_the_keyboard_no_longer(
+    with_pin: Path, window: Opener, ends: tuple[signal.Signals, ...], surface: Surface
+) -> None:
+    choosing = window("phrase", *surface)
     choosing.expect("Your PIN, to choose")
     tee = _children(choosing._child.pid)
-    os.kill(choosing._child.pid, signal.SIGHUP)  # as the kernel does when the terminal goes
-    until = time.monotonic() + _PATIENCE
-    while any(Path(f"/proc/{one}").exists() for one in tee) and time.monotonic() < until:
-        time.sleep(0.01)
+    started = [*tee, *(pid for one in tee for pid in _children(one))]
+    assert len(started) == 3
+    for one in ends:
+        os.kill(choosing._child.pid, one)
+        time.sleep(0.01)  # the second one comes while the first one is seen to
+    _wait_until_gone(started)
+    shown = tap("wallet", "show", "--json", home=with_pin)
+    assert (shown.code, shown.json["pin_tries"]) == (0, 3)
     assert tap("wallet", "sync", home=with_pin).code == 0
 
 

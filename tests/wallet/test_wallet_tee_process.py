@@ -119,8 +119,9 @@ def test_nothing_is_open_but_what_it_needs(laboratory: Laboratory, pid: int) -> 
             _links(pid)
         return
     storage = laboratory.home.wallet / "tee"
-    *files, channel = _links(pid)
+    *files, lifeline, channel = _links(pid)
     assert files == sorted(["/dev/null"] * 3 + [str(storage / name) for name in ("freshness", "lock", "state.log")])
+    assert lifeline.startswith("pipe:")
     assert channel.startswith("socket:")
 
 

@@ -93,7 +93,7 @@ class HardwareEnvironment:
             self._memory = SharedMemory(memory)
             self._process = subprocess.Popen(
                 start.arguments(theirs.fileno(), memory),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its lifeline; Popen keeps the other end
                 pass_fds=(theirs.fileno(), memory),
                 env={},
                 start_new_session=True,
@@ -168,4 +168,6 @@ class HardwareEnvironment:
             self._process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)  # its dialogs, which do not notice by themselves
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._memory.close()

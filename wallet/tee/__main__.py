@@ -15,6 +15,7 @@ from console.files import root_key, take_lock
 from protocol.errors import TapLabError
 from protocol.labels import Label, labelled
 from protocol.secret import Secret
+from wallet.environment.lifeline import end_with_the_phone
 from wallet.environment.lockdown import Lockdown, lock_down
 from wallet.environment.shared_memory import SharedMemory
 from wallet.tee import warm_up
@@ -68,9 +69,10 @@ def _parse() -> Arguments:
 def main() -> None:
     """Serve the other world until it closes."""
     arguments = _parse()
+    lifeline = end_with_the_phone()
     memory = SharedMemory(arguments.memory)
     try:
-        api = _prepare(arguments, memory)
+        api = _prepare(arguments, memory, lifeline)
     except TapLabError as error:
         refuse_start(arguments.channel, memory, as_tee_error(error))
         return
@@ -82,7 +84,7 @@ def main() -> None:
     api.serve()
 
 
-def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
+def _prepare(arguments: Arguments, memory: SharedMemory, lifeline: tuple[int, ...]) -> InternalApi:
     storage_folder = arguments.storage
     sentence = f"another wallet process is using {storage_folder.parent}; stop it first, or use another --home"
     lock = take_lock(storage_folder / LOCK_FILE, sentence)
@@ -92,7 +94,7 @@ def _prepare(arguments: Arguments, memory: SharedMemory) -> InternalApi:
     storage = SealedStorage(storage_folder, _derive(root, Label.STORAGE_KEY), counter)
     limits = None if arguments.reads is None else Limits(arguments.reads)
     warm_up.use_everything_once()
-    kept = (arguments.channel, lock, *counter.descriptors, *storage.descriptors, *ui.descriptors)
+    kept = (arguments.channel, lock, *lifeline, *counter.descriptors, *storage.descriptors, *ui.descriptors)
     lockdown = lock_down(storage_folder, kept)
     _require(lockdown, required=arguments.require_sandbox)
     application = PaymentApplication(storage, ui, lockdown, limits, at_once=arguments.at_once)
