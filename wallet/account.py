@@ -72,6 +72,10 @@ class Synced:
 def require_card(view: WalletView) -> None:
     """Raise UsageError with what to do next, if the wallet that `view` is of has no purse."""
     require_not_moved(view)
+    if view.locked and not view.device:
+        raise UsageError(
+            "the storage of this wallet is gone; restore its folder from a copy, or begin a wallet anew with another --home"
+        )
     if not view.currency:
         raise UsageError("this wallet has no virtual card yet; run tap-wallet apply first")
 

@@ -433,15 +433,18 @@ def move(home: Home, as_json: bool, direction: str, key_link: str | None, truste
 
 @cli.command()
 @click.argument("payment")
-@click.option("--key", "key", default="0", metavar="AMOUNT", help="Above this the Trusted Key is needed; 0 for never.")
-@click.option("--sum", "total", default="0", metavar="AMOUNT", help="Together since the last consent; 0 for no limit.")
-@click.option(
-    "--count", default=0, type=click.IntRange(0, 2**31), help="Payments since the last consent; 0 for no limit."
-)
+@click.option("--key", "key", metavar="AMOUNT", help="Above this the Trusted Key is needed; 0 for never.")
+@click.option("--sum", "total", metavar="AMOUNT", help="Together since the last consent; 0 for no limit.")
+@click.option("--count", type=click.IntRange(0, 2**31), help="Payments since the last consent; 0 for no limit.")
 @dialog_option
 @common_options
-def limits(home: Home, as_json: bool, payment: str, key: str, total: str, count: int, trusted_ui: str) -> int:
-    """Let payments up to PAYMENT through without asking. The trusted UI asks whether that is your wish."""
+def limits(
+    home: Home, as_json: bool, payment: str, key: str | None, total: str | None, count: int | None, trusted_ui: str
+) -> int:
+    """Let payments up to PAYMENT through without asking. The trusted UI asks whether that is your wish.
+
+    A limit that is not named stays as it is.
+    """
     from wallet.account import require_card
     from wallet.tee.contract import CommandId, NewLimits, WalletView
 
@@ -449,8 +452,12 @@ def limits(home: Home, as_json: bool, payment: str, key: str, total: str, count:
         view = session.invoke(CommandId.SHOW, WalletView)
         require_card(view)
         code = Currency.of(view.currency).code
-        each, together, with_key = (Amount.parse(one, code).minor for one in (payment, total, key))
-        wanted = NewLimits(each, together, count, with_key)
+        wanted = NewLimits(
+            Amount.parse(payment, code).minor,
+            view.sum_limit if total is None else Amount.parse(total, code).minor,
+            view.count_limit if count is None else count,
+            view.key_limit if key is None else Amount.parse(key, code).minor,
+        )
         return _report_done(_agreed(session, CommandId.CHANGE_LIMITS, wanted), "The limit", as_json=as_json)
 
 

@@ -73,9 +73,12 @@ class History(Closing):
 
     def _was_just_said(self, event: Event) -> bool:
         """Tell whether the newest line says the same of the same terminal: one that taps on and on does not bury the rest."""
-        newest = self._database.execute(
-            "SELECT what, merchant, terminal_id, reason, at FROM history ORDER BY id DESC LIMIT 1"
-        ).fetchone()
+        try:
+            newest = self._database.execute(
+                "SELECT what, merchant, terminal_id, reason, at FROM history ORDER BY id DESC LIMIT 1"
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise HistoryFailedError(f"the history cannot be read: {error}") from None
         said = (event.text, event.merchant, event.terminal_id, event.reason)
         return newest is not None and newest[:4] == said and event.at - newest[4] < _SAME_NANOSECONDS
 

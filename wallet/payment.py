@@ -11,12 +11,12 @@ from queue import SimpleQueue
 from protocol.apdu import Command, Response
 from protocol.commands import VERSION_1, Ins
 from protocol.envelope import SUITE_1
-from protocol.errors import DecodeError
+from protocol.errors import DecodeError, TapLabError
 from protocol.fci import ApplicationFci
 from protocol.messages import RelayCheck, Result
 from protocol.status import StatusWord
 from wallet.card import StatusWordError
-from wallet.environment.launcher import ANSWER_SECONDS, TrustedWorldRefusedError
+from wallet.environment.launcher import ANSWER_SECONDS
 from wallet.events import Event, Step
 from wallet.key_line import KeyLine
 from wallet.tee.client import TeeSession
@@ -75,7 +75,7 @@ class PaymentClient:
         if self._stage is Stage.IDLE:
             return
         self._forget()
-        with contextlib.suppress(TeeError, TrustedWorldRefusedError):
+        with contextlib.suppress(TapLabError, OSError):  # a trusted world that is gone has ended its tap
             self._tee.invoke_command(CommandId.END_TAP)  # the keys of the channel go with the tap
         self._events.put(Event(Step.TAP_ENDED, "tap ended"))
 

@@ -124,7 +124,10 @@ class Phone(Closing):
             for event in events:
                 if event is None:
                     return
-                self._handle(event)
+                try:
+                    self._handle(event)
+                except Exception:  # noqa: BLE001 - without housekeeping nobody is asked and no card comes, so it goes on
+                    _log.exception("after a tap")
 
     def _next_events(self) -> list[Event | None]:
         """Wait for events until the tap is over or nothing comes for a while: showing them must not slow the tap."""
@@ -146,9 +149,9 @@ class Phone(Closing):
     def _begun_on_key(self) -> Event | None:
         try:
             words = FromKey.decode(self.key.converse(self.tee, CommandId.FETCH_FROM_KEY)).words
-        except TapLabError:
+            return Event(Step.KEY, f"begun on the Key: {words}", view=self.view()) if words else None
+        except (TapLabError, OSError):
             return None  # the Key is not there, or none is paired
-        return Event(Step.KEY, f"begun on the Key: {words}", view=self.view()) if words else None
 
     def _handle(self, event: Event) -> None:
         if isinstance(event, _Mark):

@@ -11,16 +11,23 @@ from pathlib import Path
 
 import pytest
 
+from console.home import Home
 from issuer.register import Register
 from issuer.service import Issuer
 from lab.fixtures import Laboratory
+from pos import identity
 from pos.journal import State
 from pos.outcome import OutcomeKind
 from pos.terminal import TerminalOptions
+from protocol.commands import Ins
+from protocol.money import Amount
 from protocol.settlement import SettledAs, Standing, Verdict
 from protocol.transport.issuer import IssuerLink
 from tests.end_to_end.commands import tap
+from tests.end_to_end.parties import HookedCard, HostileTerminal, link_to
+from tests.wallet.near_wallet import NearTrustedWorld
 from wallet.account import Account, Synced
+from wallet.tee.state import CREDENTIAL, TRANSACTION
 
 WEEK = 7 * 24 * 3600
 AFTER_THE_WINDOW = time.time() + WEEK + 3600
@@ -147,6 +154,44 @@ def test_the_next_tap_settles_before_the_issuer_has_to(clearing: Clearing) -> No
     assert clearing.settle(void_after=0) == {Verdict.PAID: 2}
     clearing.sync()
     assert clearing.books == (8650, 0, 1350, 0)
+
+
+def test_a_settlement_in_the_middle_of_a_tap_leaves_the_tap_alone(clearing: Clearing) -> None:
+    """As the wallet's own housekeeping does when somebody taps again at once."""
+    clearing.pay("1.00")
+
+    def settle_before_debit(apdu: bytes) -> None:
+        if apdu[1] == Ins.DEBIT:
+            clearing.sync()
+
+    link = link_to(HookedCard(clearing.laboratory.phone.card, settle_before_debit))
+    outcome = clearing.laboratory.terminal.charge(Amount.parse("10.00", "EUR"), link)
+    assert (outcome.kind, outcome.charged) == (OutcomeKind.APPROVED, True)
+    clearing.sync()
+    assert clearing.settle() == {Verdict.PAID: 2}
+    assert clearing.books == (8900, 0, 1100, 0)
+
+
+def test_cards_that_have_expired_go_with_what_was_begun_with_them(clearing: Clearing) -> None:
+    """A purse that is moved must not carry for ever what nobody comes back for."""
+    link = link_to(clearing.laboratory.phone.card)
+    HostileTerminal(link, identity.load(Home(clearing.home).pos)).read_card()
+    link.deactivate()
+    clearing.sync()
+    before = _kept(clearing)
+    assert before > 20  # cards, and what was begun with one
+    clearing.sync(at=time.time() + 3 * 365 * 24 * 3600)  # its time is the wallet's from now on
+    clearing.sync(at=time.time() + 3 * 365 * 24 * 3600)
+    assert _kept(clearing) == 0
+
+
+def _kept(clearing: Clearing) -> int:
+    """Return how many cards and transactions the trusted world keeps."""
+    near = NearTrustedWorld(clearing.home / "wallet")
+    try:
+        return near.kept(CREDENTIAL) + near.kept(TRANSACTION)
+    finally:
+        near.close()
 
 
 def test_what_was_given_up_is_never_claimed_when_its_receipt_comes_after_all(clearing: Clearing) -> None:

@@ -212,6 +212,12 @@ def test_the_phrase_and_the_limits_are_chosen_on_the_trusted_ui(home: Path, wind
     limits.wait(0)
     shown = tap("wallet", "show", "--json", home=home).json
     assert (shown["no_pin_limit"], shown["sum_limit"], shown["count_limit"]) == ("20.00", "30.00", 3)
+    fewer = window("limits", "10.00", "--count", "0", *_TTY)
+    fewer.expect("10.00 EUR each, 30.00 EUR together?")  # what is not named stays, and is said
+    fewer.type("y")
+    fewer.wait(0)
+    shown = tap("wallet", "show", "--json", home=home).json
+    assert (shown["no_pin_limit"], shown["sum_limit"], shown["count_limit"]) == ("10.00", "30.00", None)
 
 
 def test_a_cancelled_pin_is_not_set_and_the_command_says_so(home: Path, window: Opener) -> None:

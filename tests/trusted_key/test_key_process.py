@@ -184,6 +184,7 @@ def test_what_cannot_be_has_its_sentence_and_code(home: Path, tmp_path_factory: 
         (("press", "ok"), home, ExitCode.UNAVAILABLE, "start it with `tap-key serve`"),
         (("show",), nowhere, ExitCode.UNAVAILABLE, "start it with `tap-key serve`"),
         (("face", "--json"), home, ExitCode.UNAVAILABLE, "start it with `tap-key serve`"),
+        (("face",), home, ExitCode.USAGE, "needs a terminal"),
         (("serve", "pcsc:"), home, ExitCode.USAGE, "vpcd:"),
     ):
         done = tap_here(PROGRAM, *arguments, home=where)
@@ -349,6 +350,17 @@ def test_the_face_in_a_terminal_shows_a_question_and_enter_answers_it(home: Path
         face.expect(pexpect.EOF)
         face.close()
         assert face.exitstatus == 0
+
+
+def test_the_face_says_that_its_key_has_ended(home: Path) -> None:
+    with serving(home):
+        line = command_line(PROGRAM, "face", home=home)
+        face = pexpect.spawn(line[0], line[1:], dimensions=(24, 80), timeout=20, env={**os.environ, "TERM": "xterm"})
+        face.expect_exact("TapLab Trusted Key")
+    face.expect_exact("the Key has ended; start it with tap-key serve")
+    face.expect(pexpect.EOF)
+    face.close()
+    assert face.exitstatus == ExitCode.UNAVAILABLE
 
 
 def test_without_textual_the_face_says_what_to_install(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

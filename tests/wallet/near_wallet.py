@@ -42,15 +42,19 @@ class NearTrustedWorld:
 
     def _start(self) -> PaymentApplication:
         counter = FreshnessCounter(self._folder, self._key(Label.COUNTER_KEY))
-        storage = SealedStorage(self._folder, self._key(Label.STORAGE_KEY), counter)
-        self._descriptors = (*counter.descriptors, *storage.descriptors)
-        return PaymentApplication(storage, NoUi(), Lockdown(0, seccomp=False, missing=()))
+        self._storage = SealedStorage(self._folder, self._key(Label.STORAGE_KEY), counter)
+        self._descriptors = (*counter.descriptors, *self._storage.descriptors)
+        return PaymentApplication(self._storage, NoUi(), Lockdown(0, seccomp=False, missing=()))
 
     def _key(self, label: Label) -> Secret:
         return Secret(HKDFExpand(SHA256(), 32, labelled(label)).derive(self._root))
 
     def view(self) -> WalletView:
         return WalletView.decode(self.application.invoke(CommandId.SHOW, b""))
+
+    def kept(self, prefix: bytes) -> int:
+        """Return how many things storage holds whose keys begin so."""
+        return len(list(self._storage.items(prefix)))
 
     def start_again(self) -> None:
         """Let the process die and another one start: what was not on disk is gone."""

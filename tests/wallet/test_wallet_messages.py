@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from console.home import Home
 from issuer.service import Issuer
 from lab.fixtures import Setup, set_up_issuer, set_up_wallet
+from protocol.errors import TapLabError
 from protocol.issuing import Application, decode_message
 from protocol.vouchers import LoadRequest, Voucher
 from wallet.environment import shared_memory
@@ -376,6 +377,13 @@ def test_what_was_copied_does_not_change_with_the_memory() -> None:
     copy = memory.read_request(7)
     memory.write_request(b"changed")
     assert copy == b"checked"
+    memory.close()
+
+
+def test_what_is_too_long_for_the_memory_is_an_error_of_ours() -> None:
+    memory = SharedMemory(shared_memory.create())
+    with pytest.raises(TapLabError, match="do not fit into the memory"):
+        memory.write_request(bytes(REGION + 1))
     memory.close()
 
 

@@ -19,6 +19,7 @@ from pos.outcome import Outcome, OutcomeKind
 from protocol.money import Amount
 from protocol.transport.memory import MemoryLink
 from wallet import account
+from wallet.events import Event, Step
 from wallet.history import FILE_NAME, History
 from wallet.phone import PhoneOptions
 
@@ -46,6 +47,23 @@ def _wait(until: Callable[[], bool], seconds: float = 10.0) -> bool:
     while not until() and time.monotonic() < end:
         time.sleep(0.01)
     return until()
+
+
+def test_housekeeping_goes_on_when_the_history_cannot_be_read_or_its_step_fails(
+    phone: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(sqlite3.connect(phone.home.wallet / FILE_NAME)) as database:
+        database.execute("ALTER TABLE history RENAME TO spoiled")
+        database.commit()
+    phone.phone.events.put(Event(Step.TERMINAL_REFUSED, "terminal not accepted", reason="x"))
+    assert phone.phone.rest(10.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(phone.phone, "_tell", lambda _: 1 // 0)
+        phone.phone.events.put(Event(Step.TERMINAL_REFUSED, "terminal not accepted", reason="x"))
+        assert phone.phone.rest(10.0)
+    with closing(sqlite3.connect(phone.home.wallet / FILE_NAME)) as database:
+        database.execute("ALTER TABLE spoiled RENAME TO history")
+        database.commit()
 
 
 # --- the disk of the trusted world is full (T5): the kernel refuses to let the log grow, as it does with ENOSPC

@@ -30,10 +30,11 @@ from protocol.transport.base import CardLink
 from protocol.transport.memory import MemoryLink, MemoryPort
 from wallet.card import Card
 from wallet.directory import Directory
-from wallet.environment.launcher import TrustedWorldRefusedError
+from wallet.environment.launcher import HardwareEnvironment, Start, TrustedWorldRefusedError
 from wallet.history import History
 from wallet.payment import PaymentClient
 from wallet.phone import PhoneOptions, start_of
+from wallet.tee import client
 from wallet.tee.client import TeeSession
 from wallet.tee.contract import CommandId, Origin, TeeError, TeeResult, WalletView
 
@@ -279,3 +280,20 @@ def test_what_the_trusted_world_keeps_is_for_its_owner_only(home: Home) -> None:
     assert {one.stat().st_mode & 0o777 for one in files} == {0o600}
     folders = [home.wallet, home.wallet / "device", home.wallet / "tee"]
     assert {one.stat().st_mode & 0o777 for one in folders} == {0o700}
+
+
+def test_a_tap_ends_quietly_when_the_trusted_world_and_the_next_one_are_gone(
+    wallet: QuietWallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends_at_once(start: Start) -> HardwareEnvironment:
+        environment = HardwareEnvironment(start)
+        os.kill(environment.pid, signal.SIGKILL)
+        return environment
+
+    wallet.card.activate()
+    assert wallet.card.process(select(DEFAULT_NAME).encode()).endswith(b"\x90\x00")
+    wallet.tee.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "HardwareEnvironment", ends_at_once)
+        wallet.card.deactivate()
+    assert wallet.charge("1.00").approved

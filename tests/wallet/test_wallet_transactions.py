@@ -14,8 +14,8 @@ import pytest
 from protocol.messages import NOTHING_OPEN
 from protocol.secret import Secret
 from wallet.tee.freshness import FreshnessCounter
-from wallet.tee.state import Limits, Status, Transaction
-from wallet.tee.storage import SealedStorage
+from wallet.tee.state import CREDENTIAL, PURSE, Limits, Status, Transaction
+from wallet.tee.storage import SealedStorage, StorageFailedError
 from wallet.tee.transactions import READS_SECONDS, TransactionBook
 
 _MINE, _THEIRS = b"m" * 32, b"t" * 32
@@ -140,3 +140,47 @@ def test_the_reads_are_counted_across_a_restart(book: TransactionBook, storage: 
     for number in range(READS_ALLOWED):
         _begin(book, number)
     assert not TransactionBook(storage).may_read(_MINE, _NOW, READS_ALLOWED)
+
+
+# --- a disk that is full: what the book says stays what is on disk
+
+
+class FullDisk:
+    """Lets every write of a storage fail, as it does on a full disk, until it is left."""
+
+    def __init__(self, storage: SealedStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._storage = storage
+        self._patch = monkeypatch
+
+    def __enter__(self) -> None:
+        def fails(_: object) -> None:
+            raise StorageFailedError("the disk is full")
+
+        for name in ("commit", "note"):
+            self._patch.setattr(self._storage, name, fails)
+
+    def __exit__(self, *_: object) -> None:
+        self._patch.undo()
+
+
+@pytest.mark.attack("T5")
+@pytest.mark.parametrize("how", ["forget", "confirm"])
+def test_what_could_not_be_removed_from_disk_is_still_told_and_its_card_is_kept(
+    storage: SealedStorage, book: TransactionBook, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    storage.commit({CREDENTIAL + bytes(8): b"the card"})
+    settled = _settle(book, _begin(book, 1), Status.APPROVED)
+    with FullDisk(storage, monkeypatch), pytest.raises(StorageFailedError):
+        book.forget([settled], {}) if how == "forget" else book.confirm(settled, acknowledged=1)
+    assert book.oldest_unconfirmed(_MINE) == settled.transaction_id
+    _begin(book, 2)
+    book.forget([settled], {})
+    assert storage.get(CREDENTIAL + bytes(8)) == b"the card"  # the second transaction was made with it
+
+
+def test_with_its_last_transaction_a_card_goes(storage: SealedStorage, book: TransactionBook) -> None:
+    storage.commit({CREDENTIAL + bytes(8): b"the card"})
+    settled = [_settle(book, _begin(book, number), Status.APPROVED) for number in (1, 2)]
+    book.forget(settled, {PURSE: b"the purse"})
+    assert [storage.get(one) for one in (CREDENTIAL + bytes(8), PURSE)] == [None, b"the purse"]
+    assert book.oldest_unconfirmed(_MINE) == NOTHING_OPEN

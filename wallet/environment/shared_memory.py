@@ -11,6 +11,8 @@ import fcntl
 import mmap
 import os
 
+from protocol.errors import TapLabError
+
 REGION = 256 * 1024  # the longest transcript and the longest command together
 _REQUEST_OFFSET = 0
 _ANSWER_OFFSET = REGION
@@ -42,7 +44,7 @@ class SharedMemory:
 
     def _write(self, offset: int, payload: bytes) -> None:
         if len(payload) > REGION:
-            raise ValueError(f"a payload of {len(payload)} bytes does not fit the shared memory ({REGION})")
+            raise TapLabError(f"{len(payload)} bytes do not fit into the memory that both worlds share ({REGION})")
         self._map[offset : offset + len(payload)] = payload
 
     def _read(self, offset: int, length: int) -> bytes:

@@ -36,7 +36,11 @@ class TeeSession:
 
     def _open(self) -> HardwareEnvironment:
         environment = HardwareEnvironment(self._start)
-        answer, _ = environment.trigger(Message(Kind.OPEN_SESSION, 0), b"")
+        try:
+            answer, _ = environment.trigger(Message(Kind.OPEN_SESSION, 0), b"")
+        except TrustedWorldGoneError:
+            environment.close()
+            raise
         self._environment, self._session = environment, answer.session
         return environment
 
@@ -50,8 +54,8 @@ class TeeSession:
         """
         payload = (parameters or Nothing()).encode()
         with self._lock:
-            environment = self._environment or self._open()
             try:
+                environment = self._environment or self._open()
                 request = Message(Kind.INVOKE_COMMAND, 0, self._session, command)
                 answer, data = environment.trigger(request, payload, timeout)
             except TrustedWorldGoneError as error:

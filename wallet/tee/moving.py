@@ -89,7 +89,11 @@ class Mover:
         there, package = (yield from self._read(line, _OBJECT)), self._package()
         ticket = _ticket(package)
         if there and there != package:
-            raise TeeError(TeeResult.ACCESS_DENIED, Origin.TRUSTED_APP, "the Key holds another purse already")
+            raise TeeError(
+                TeeResult.ACCESS_DENIED,
+                Origin.TRUSTED_APP,
+                "the Key holds another purse already: a wallet without one takes it in, with tap-wallet move in",
+            )
         if not there:
             yield from self._require_not_taken(line, ticket)
             yield from self._give_claim_up(line)
@@ -160,7 +164,11 @@ class Mover:
 
     def _require_no_purse(self) -> None:
         if self._has_purse:
-            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "this wallet has a purse of its own")
+            raise TeeError(
+                TeeResult.BAD_STATE,
+                Origin.TRUSTED_APP,
+                "this wallet has a purse of its own: another one (--home) can take that of the Key in",
+            )
 
     def _claim(self, line: Line) -> Talk[None]:
         """Claim what the Key holds for this wallet; ACCESS_DENIED while another one has claimed it."""
@@ -208,7 +216,11 @@ class Mover:
     def _package(self) -> bytes:
         moved = self._moved()
         if not any(key == PURSE for key, _ in moved):
-            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, "this wallet has no purse")
+            at_key = self._storage.get(MOVED_OUT) is not None
+            sentence = (
+                "the purse is at the Key: tap-wallet move in brings it back" if at_key else "this wallet has no purse"
+            )
+            raise TeeError(TeeResult.BAD_STATE, Origin.TRUSTED_APP, sentence)
         package = _Package(tuple(_Item(key, value) for key, value in moved)).encode()
         if len(package) > _MOST_BYTES:
             raise TeeError(

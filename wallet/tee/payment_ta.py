@@ -77,6 +77,9 @@ _CHANGE_THE_PURSE = frozenset(
     }
 )
 
+_FORGET = "Forget the Trusted Key? Payments that need it are over until another one is paired."
+_FORGET_WITH_MONEY = "Forget the Trusted Key? YOUR MONEY IS ON IT, and only a wallet without a purse can take it in."
+
 
 class PaymentApplication:
     """Entry points in GlobalPlatform's sense (TEE Internal Core API §4.3): open, invoke, close."""
@@ -216,9 +219,7 @@ class PaymentApplication:
         return Agreed(done).encode()
 
     def _forget_key(self, _: Nothing) -> bytes:
-        agreed = self._pins.ask(
-            Prompt("Forget the Trusted Key? Payments that need it are over until another one is paired.")
-        )
+        agreed = self._pins.ask(Prompt(_FORGET_WITH_MONEY if self._vault.has_moved_out else _FORGET))
         if agreed:
             self._key.forget()
             self._vault.drop_backed()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import click
 from console.cli import EVERYWHERE, common_options, run, trace_option
 from console.home import Home, make_private
 from console.ui import print_json
-from protocol.errors import MissingOnMachineError, UsageError
+from protocol.errors import LinkUnavailableError, MissingOnMachineError, UsageError
 
 if TYPE_CHECKING:
     from protocol.transport.base import CardPort
@@ -209,7 +210,12 @@ def face(home: Home, as_json: bool) -> None:
         from wallet.trusted_key.face import KeyFace
     except ModuleNotFoundError:
         raise MissingOnMachineError("textual cannot be used; install it with `pip install -e '.[key-face]'`") from None
-    KeyFace(home.key).run()
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError("the face needs a terminal; tap-key press and tap-key face --json do without one")
+    shown = KeyFace(home.key)
+    shown.run()
+    if shown.key_has_ended:
+        raise LinkUnavailableError("the Key has ended; start it with tap-key serve")
 
 
 def main() -> None:

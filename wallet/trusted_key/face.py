@@ -47,6 +47,7 @@ class KeyFace(App[None]):
         self._watcher = ControlClient(folder)
         self._presser = ControlClient(folder)
         self.frame = self._presser.frame()
+        self.key_has_ended = False
 
     def compose(self) -> ComposeResult:
         """Lay the Key out."""
@@ -68,6 +69,7 @@ class KeyFace(App[None]):
         for frame in self._watcher.watch():
             self.call_from_thread(self._draw, frame)
         if self.is_running:
+            self.key_has_ended = True
             self.call_from_thread(self.exit)
 
     def _draw(self, frame: Frame) -> None:
