@@ -318,7 +318,8 @@ def show(home: Home, as_json: bool) -> None:
     unit = Currency.of(certificate.merchant.currency)
     with Journal(home.pos, create=False) as journal:
         records = journal.records()
-    taken = Amount(sum(one.amount for one in records if one.state is State.APPROVED), unit)
+    taken = [one for one in records if one.is_taken]
+    sum_taken = Amount(sum(one.amount for one in taken), unit)
     unknown = sum(one.state is State.OPEN and one.verdict is None for one in records)
     if as_json:
         print_json(
@@ -327,8 +328,8 @@ def show(home: Home, as_json: bool) -> None:
                 "merchant": certificate.merchant.name,
                 "currency": unit.code,
                 "valid_until": certificate.valid_until.isoformat(),
-                "taken": str(taken.decimal),
-                "transactions": len(records),
+                "taken": str(sum_taken.decimal),
+                "transactions": len(taken),
                 "result_not_known": unknown,
                 "blocked_cards": len(own.blocked.numbers),
             }
@@ -336,7 +337,7 @@ def show(home: Home, as_json: bool) -> None:
         return
     click.echo(
         f"terminal {certificate.terminal_id}   {certificate.merchant.name}, certified until {certificate.valid_until}\n"
-        f"taken    {money(taken)} in {len(records)} transactions, {unknown} of them with a result not known"
+        f"taken    {money(sum_taken)} in {len(taken)} transactions, and {unknown} more with a result not known"
     )
 
 

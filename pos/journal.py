@@ -71,6 +71,11 @@ class Record:
     confirmed: bool = False
     verdict: Verdict | None = None
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether the wallet paid and the terminal did not give it up: a VOID is for good, whatever a later tap brings."""
+        return self.state is State.APPROVED and self.verdict not in (Verdict.VOIDED, Verdict.CHARGED_BACK)
+
 
 _COLUMNS = (
     "transaction_id, started, amount, currency, card, credential, terminal_hash, receipt, signature, state, reason,"

@@ -45,7 +45,6 @@ from protocol.errors import (
 from protocol.fci import ApplicationFci
 from protocol.messages import Debit, DebitResult, GetVirtualCard, Receipt, Result, certificate_hash
 from protocol.money import Amount, Currency
-from protocol.settlement import Verdict
 from protocol.signing import SIGNATURE_LENGTH
 from protocol.status import StatusError, StatusWord
 from protocol.transport.base import NO_CARD_TIMEOUT, Activation, CardLink
@@ -335,7 +334,7 @@ class Terminal(Closing):
     def _came_to_light(self, transaction_id: bytes) -> bool:
         """Tell whether an earlier payment turned out to be paid; what was given up stays given up."""
         record = self._journal.find(transaction_id)
-        return record is not None and record.state is State.APPROVED and record.verdict is not Verdict.VOIDED
+        return record is not None and record.is_taken
 
     def _was_paid(self, known: _Transaction) -> bool:
         """Tell whether the charge in progress turned out to be paid; False when it is to be paid now.

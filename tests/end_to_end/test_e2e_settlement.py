@@ -227,6 +227,21 @@ def test_a_wallet_that_was_put_back_gets_what_terminals_do_not_claim(clearing: C
         assert Account(clearing.laboratory.phone.tee, issuer).refill().view.cards_left == 20
 
 
+@pytest.mark.parametrize("verdict", [Verdict.VOIDED, Verdict.CHARGED_BACK])
+def test_what_was_given_up_is_not_taken_when_its_receipt_comes_after_all(home: Path, verdict: Verdict) -> None:
+    clearing = Clearing(home)
+    clearing.tear_after_debit("12.50")
+    [torn] = clearing.laboratory.terminal.journal.records()
+    clearing.settle(void_after=0)
+    clearing.laboratory.terminal.journal.judge({torn.transaction_id: verdict})
+    clearing.pay("1.00")
+    assert [one.state for one in clearing.laboratory.terminal.journal.records()] == [State.APPROVED] * 2
+    clearing.laboratory.close()
+    shown = tap("pos", "show", "--json", home=home).json
+    assert (shown["taken"], shown["transactions"], shown["result_not_known"]) == ("1.00", 1, 0)
+    assert "1.00 EUR in 1 transactions, and 0 more" in tap("pos", "show", home=home).out.replace("\u00a0", " ")
+
+
 def _again(clearing: Clearing) -> Laboratory:
     clearing.laboratory.terminal.close()
     return Laboratory(home=clearing.home, terminal_options=TerminalOptions(timeout=1.0, again=0.0))
