@@ -80,9 +80,8 @@ def set_up_wallet(home: Home, setup: Setup, report: Report = lambda _: None) -> 
 def set_up_terminal(home: Home, setup: Setup) -> None:
     """Make the terminal of `home`."""
     merchant = Merchant(setup.merchant, CATEGORY_BAKERY, Currency.of(setup.currency).number)
-    with IssuerLink(home.issuer_url) as issuer:
-        identity.create(make_private(home.pos), setup.terminal_id, merchant, issuer)
-    Journal(home.pos).close()
+    with Journal(make_private(home.pos)), IssuerLink(home.issuer_url) as issuer:
+        identity.create(home.pos, setup.terminal_id, merchant, issuer)
 
 
 def set_up(home: Home, setup: Setup, report: Report = lambda _: None) -> None:

@@ -85,9 +85,8 @@ def init(
     except ValueError as error:
         raise UsageError(f"{error}; write it as EUR, USD, JPY, …") from None
     make_private(home.pos)
-    with IssuerLink(issuer or home.issuer_url) as link:
+    with Journal(home.pos), IssuerLink(issuer or home.issuer_url) as link:
         made = identity.create(home.pos, terminal_id, Merchant(merchant, category, unit.number), link)
-    Journal(home.pos).close()
     until = made.certificate.valid_until.isoformat()
     example = Amount(1250 * 10**unit.exponent // 100, unit).decimal
     if as_json:

@@ -73,7 +73,10 @@ def load(folder: Path) -> Identity:
 
 
 def create(folder: Path, terminal_id: str, merchant: Merchant, issuer: IssuerLink) -> Identity:
-    """Make keys, have them certified and fetch the list; what an earlier, torn try left behind is used again."""
+    """Make keys, have them certified and fetch the list; what an earlier, torn try left behind is used again.
+
+    The certificate comes last: with it there is a terminal, which is never made again.
+    """
     key = PrivateKey.from_scalar(_secret(folder / SIGNING_KEY_FILE, PrivateKey.generate().scalar()))
     _secret(folder / DEVICE_SECRET_FILE, Secret(os.urandom(_SECRET_BYTES)))
     anchors = _ask(issuer, AnchorsRequest(), Anchors)
@@ -81,8 +84,8 @@ def create(folder: Path, terminal_id: str, merchant: Merchant, issuer: IssuerLin
     application = replace(unsigned, signature=key.sign(unsigned.signature_input()))
     certificate = _ask(issuer, application, TerminalIssuance).certificate
     write_privately(folder / ANCHORS_FILE, anchors.encode())
-    write_privately(folder / CERTIFICATE_FILE, certificate.encode())
     fetch_list(folder, anchors, issuer)
+    write_privately(folder / CERTIFICATE_FILE, certificate.encode())
     return load(folder)
 
 

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from pos import identity
 from pos.identity import ANCHORS_FILE, CERTIFICATE_FILE, DEVICE_SECRET_FILE, LIST_FILE, SIGNING_KEY_FILE
+from pos.journal import FILE_NAME
 from protocol.certificate import Merchant
 from protocol.errors import UsageError
 from protocol.issuing import IssuerRefusedError
@@ -89,6 +94,44 @@ def test_a_torn_init_is_finished_by_the_next_one(home: Path) -> None:
         (home / "pos" / name).unlink()
     assert tap("pos", "init", home=home).code == 0
     assert identity.load(home / "pos").key.scalar() == key
+
+
+INIT_AND_DIE = """
+import os, signal, sys
+import pos.identity, pos.journal
+from pos.cli import main
+whole, last, before = pos.identity.write_privately, sys.argv.pop(), pos.journal.Journal.__init__
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+def write(path, data):
+    whole(path, data)
+    if path.name == last:
+        die()
+def make(journal, folder, **options):
+    if last == "nothing":
+        die()
+    before(journal, folder, **options)
+    if last == pos.journal.FILE_NAME:
+        die()
+pos.identity.write_privately, pos.journal.Journal.__init__ = write, make
+main()
+"""
+
+
+@pytest.mark.parametrize("last", ["nothing", FILE_NAME, *FILES])
+def test_an_init_that_is_killed_makes_a_terminal_or_can_be_repeated(home: Path, last: str) -> None:
+    shutil.rmtree(home / "pos")
+    arguments = ["init", "--terminal-id", "TERM0002", "--home", str(home)]
+    killed = subprocess.run([sys.executable, "-c", INIT_AND_DIE, *arguments, last], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    if last != CERTIFICATE_FILE:
+        refused = tap("pos", "sync", home=home)
+        assert (refused.code, "make one with `tap-pos init`" in refused.sentence) == (2, True)
+        assert tap("pos", *arguments).code == 0
+    assert tap("pos", "show", "--json", home=home).json["terminal_id"] == "TERM0002"
+    kept = {path.name: path.read_bytes() for path in (home / "pos").iterdir()}
+    assert "already" in tap("pos", *arguments).sentence
+    assert kept == {path.name: path.read_bytes() for path in (home / "pos").iterdir()}
 
 
 def test_a_terminal_id_belongs_to_one_terminal(home: Path, tmp_path: Path) -> None:
