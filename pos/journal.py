@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from console.files import cannot_use, take_lock
+from console.files import DatabaseKind, cannot_use, prepare, take_lock
 from protocol import tally
 from protocol.closing import Closing
 from protocol.errors import TapLabError, UsageError
@@ -25,7 +25,12 @@ from protocol.settlement import Verdict
 FILE_NAME = "journal.sqlite"
 LOCK_FILE = "lock"
 TAP_NUMBER_BLOCK = 1000
-_SCHEMA = """
+_KIND = DatabaseKind(
+    "journal of a terminal",
+    application_id=0x54504A31,  # "TPJ1"
+    version=1,
+    tables=frozenset({"transactions", "tap_numbers"}),
+    script="""
 CREATE TABLE IF NOT EXISTS transactions (
   id INTEGER PRIMARY KEY, transaction_id BLOB NOT NULL UNIQUE, started TEXT NOT NULL, amount INTEGER NOT NULL,
   currency INTEGER NOT NULL, card TEXT NOT NULL, credential BLOB NOT NULL, terminal_hash BLOB NOT NULL,
@@ -33,7 +38,8 @@ CREATE TABLE IF NOT EXISTS transactions (
   verdict INTEGER
 );
 CREATE TABLE IF NOT EXISTS tap_numbers (reserved INTEGER NOT NULL);
-"""
+""",
+)
 
 
 class JournalFailedError(TapLabError):
@@ -97,15 +103,26 @@ class Journal(Closing):
         self._lock = take_lock(folder / LOCK_FILE, sentence)
         try:
             self._database = sqlite3.connect(folder / FILE_NAME)
+            self._prepare(folder / FILE_NAME, create=create)
+        except BaseException as error:
+            os.close(self._lock)
+            if not isinstance(error, sqlite3.Error):
+                raise
+            raise cannot_use(folder / FILE_NAME, error) from None
+
+    def _prepare(self, path: Path, *, create: bool) -> None:
+        """Require a journal of ours, or make its tables; a file of somebody else's is not touched."""
+        try:
+            prepare(self._database, path, _KIND, create=create)
             self._database.row_factory = sqlite3.Row
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
             self._add_missing_column()
-        except sqlite3.Error as error:
-            os.close(self._lock)
-            raise cannot_use(folder / FILE_NAME, error) from None
-        self._next_tap = self._reserved_until = self._reserved()
+            self._database.execute(f"SELECT {_COLUMNS} FROM transactions LIMIT 0")  # noqa: S608 - a constant
+            self._next_tap = self._reserved_until = self._reserved()
+        except BaseException:
+            self._database.close()
+            raise
 
     def _add_missing_column(self) -> None:
         """Bring a journal that was made before there were verdicts up to date; nothing in it is lost."""
@@ -114,8 +131,10 @@ class Journal(Closing):
             self._database.execute("ALTER TABLE transactions ADD COLUMN verdict INTEGER")
 
     def _reserved(self) -> int:
-        row = self._database.execute("SELECT max(reserved) FROM tap_numbers").fetchone()
-        return row[0] or 0
+        (number,) = self._database.execute("SELECT max(reserved) FROM tap_numbers").fetchone()
+        if not isinstance(number, int | None):
+            raise sqlite3.DatabaseError("a tap number is no number")
+        return number or 0
 
     def next_tap_number(self) -> int:
         """Return a number that no tap of this terminal ever had or will have, whatever crashes."""

@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from console.files import cannot_use
+from console.files import DatabaseKind, cannot_use, prepare
 from protocol.closing import Closing
 from protocol.errors import DecodeError, TapLabError, UsageError
 from protocol.messages import Result
@@ -19,13 +21,20 @@ from wallet.tee.contract import WalletView
 
 FILE_NAME = "history.sqlite"
 _SAME_NANOSECONDS = 600 * 10**9  # as long as a terminal is refused for reading too often
-_SCHEMA = """
+_KIND = DatabaseKind(
+    "history of a wallet",
+    application_id=0x54574831,  # "TWH1"
+    version=1,
+    tables=frozenset({"shown", "history"}),
+    script="""
 CREATE TABLE IF NOT EXISTS shown (id INTEGER PRIMARY KEY CHECK (id = 1), view BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS history (
   id INTEGER PRIMARY KEY, at INTEGER NOT NULL, what TEXT NOT NULL, merchant TEXT NOT NULL, terminal_id TEXT NOT NULL,
   amount INTEGER NOT NULL, currency INTEGER NOT NULL, result INTEGER, balance INTEGER, reason TEXT NOT NULL,
   reference BLOB NOT NULL
-);"""
+);
+""",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +61,25 @@ class History(Closing):
 
     def __init__(self, folder: Path) -> None:
         """Open or create the history in `folder`; UsageError when it cannot be used."""
+        self._path = folder / FILE_NAME
+        with self._readably():
+            self._database = sqlite3.connect(self._path, check_same_thread=False, timeout=10)
         try:
-            self._database = sqlite3.connect(folder / FILE_NAME, check_same_thread=False, timeout=10)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = OFF")
-            self._database.executescript(_SCHEMA)
+            with self._readably():
+                self._database.execute("PRAGMA synchronous = OFF")
+                prepare(self._database, self._path, _KIND, create=True)
+                self._database.execute("PRAGMA journal_mode = WAL")
+        except TapLabError:
+            self._database.close()
+            raise
+
+    @contextmanager
+    def _readably(self) -> Iterator[None]:
+        """Say in a sentence that the file is damaged, or cannot be read now."""
+        try:
+            yield
         except sqlite3.Error as error:
-            raise cannot_use(folder / FILE_NAME, error) from None
+            raise cannot_use(self._path, error) from None
 
     def add(self, event: Event) -> None:
         """Write down what an event says, if it is one that a user wants to find again."""
@@ -104,9 +125,9 @@ class History(Closing):
 
     def entries(self) -> list[Entry]:
         """Return every line, oldest first; UsageError for a file that somebody else has written to."""
-        rows = self._database.execute(
-            "SELECT at, what, merchant, terminal_id, amount, currency, result, balance, reason FROM history ORDER BY id"
-        )
+        columns = "at, what, merchant, terminal_id, amount, currency, result, balance, reason"
+        with self._readably():
+            rows = self._database.execute(f"SELECT {columns} FROM history ORDER BY id").fetchall()  # noqa: S608 - a constant
         return [_entry(*row) for row in rows]
 
     def keep_view(self, view: WalletView) -> None:
@@ -115,7 +136,8 @@ class History(Closing):
 
     def view(self) -> WalletView | None:
         """Return the copy, None when there is none that can be read."""
-        row = self._database.execute("SELECT view FROM shown").fetchone()
+        with self._readably():
+            row = self._database.execute("SELECT view FROM shown").fetchone()
         try:
             return WalletView.decode(row[0]) if row else None
         except DecodeError:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,99 @@ def test_a_damaged_journal_is_told_in_a_sentence(home: Path) -> None:
     refused = tap("pos", "charge", "1.00", "--timeout", "1", home=home)
     assert refused.code == 2
     assert "restore it from a copy" in refused.sentence
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def somebody_elses(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE theirs (x)")
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def without_tap_numbers(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("DROP TABLE tap_numbers")
+
+
+def with_other_tap_numbers(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript("DROP TABLE tap_numbers; CREATE TABLE tap_numbers (x)")
+
+
+def with_words_for_tap_numbers(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("INSERT INTO tap_numbers VALUES ('many')")
+
+
+def without_amounts(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE transactions DROP COLUMN amount")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        somebody_elses,
+        emptied,
+        without_tap_numbers,
+        with_other_tap_numbers,
+        with_words_for_tap_numbers,
+        without_amounts,
+    ],
+)
+def test_what_is_no_whole_journal_is_refused_and_kept(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    path = tmp_path / FILE_NAME
+    Journal(tmp_path).close()
+    damage(path)
+    before, open_files = path.read_bytes(), _open_files()
+    with pytest.raises(UsageError, match=r"cannot be used \(.*\); restore it from a copy"):
+        Journal(tmp_path, create=False)
+    assert path.read_bytes() == before
+    assert _open_files() == open_files
+
+
+@pytest.mark.parametrize("command", ["history", "show", "settle"])
+def test_the_issuers_database_is_no_journal(home: Path, command: str) -> None:
+    shutil.copy(home / "issuer" / "issuer.sqlite", home / "pos" / FILE_NAME)
+    refused = tap("pos", command, home=home)
+    assert (refused.code, refused.sentence.endswith("(it is no journal of a terminal); restore it from a copy")) == (
+        2,
+        True,
+    )
+
+
+def test_a_journal_of_another_version_is_refused_and_kept(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        database.execute("PRAGMA user_version = 2")
+    with pytest.raises(UsageError, match="is of version 2, this program reads version 1"):
+        Journal(tmp_path)
+
+
+def test_a_journal_that_was_made_before_there_were_marks_is_used_and_marked(tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.open(record(1))
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        database.executescript(
+            "ALTER TABLE transactions DROP COLUMN verdict; PRAGMA application_id = 0; PRAGMA user_version = 0"
+        )
+    with Journal(tmp_path, create=False) as journal:
+        assert journal.records() == [record(1)]
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        assert database.execute("PRAGMA application_id").fetchone() == (int.from_bytes(b"TPJ1"),)
+
+
+def test_a_journal_that_was_never_made_whole_is_made(tmp_path: Path) -> None:
+    emptied(tmp_path / FILE_NAME)
+    with Journal(tmp_path) as journal:
+        assert journal.next_tap_number() == 1
 
 
 @pytest.mark.attack("T5")
