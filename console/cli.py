@@ -8,7 +8,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,9 +80,40 @@ def require_shared(url: str) -> None:
         raise UsageError("memory: joins both ends within one process; write socket:/path/of/socket between two")
 
 
+class _Output(io.TextIOWrapper):
+    """Standard output that remembers why it failed: what a command did is done, whether or not it can be shown."""
+
+    failure: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        """Write as any output does."""
+        with self._remembering():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Flush as any output does."""
+        with self._remembering():
+            super().flush()
+
+    @contextmanager
+    def _remembering(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            raise
+
+
 def run(group: click.Group, program: str) -> None:
     """Run a command line and exit with the code of its outcome."""
-    sys.exit(_run(group, program))
+    before = sys.stdout
+    code = _run(group, program)
+    if isinstance(sys.stdout, _Output):
+        if sys.stdout.failure:  # Python would try once more at its end, and exit with a code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        sys.stdout.detach()  # or it would close what it shares with the one before
+        sys.stdout = before
+    sys.exit(code)
 
 
 def _open_streams() -> None:
@@ -92,6 +124,14 @@ def _open_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 - open for as long as the process lives
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Output(
+            sys.stdout.buffer,
+            sys.stdout.encoding,
+            "replace",
+            line_buffering=sys.stdout.line_buffering,
+            write_through=sys.stdout.write_through,
+        )
 
 
 def _run(group: click.Group, program: str) -> int:
@@ -104,9 +144,11 @@ def _run(group: click.Group, program: str) -> int:
     except click.exceptions.Exit as finished:
         return finished.exit_code
     except click.ClickException as error:
-        if "--json" in sys.argv:
-            print_json({"error": error.format_message(), "exit_code": error.exit_code})
-        error.show()
+        with suppress(OSError):
+            if "--json" in sys.argv:
+                print_json({"error": error.format_message(), "exit_code": error.exit_code})
+        with suppress(OSError):
+            error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         print_error(program, "interrupted")
@@ -114,13 +156,33 @@ def _run(group: click.Group, program: str) -> int:
     except TapLabError as error:
         return _report(program, error)
     except OSError as error:
-        return _report(program, TapLabError(f"{error.filename or 'output'}: {error.strerror or error}"))
-    return code if isinstance(code, int) else ExitCode.OK
+        return _report(program, _not_shown() or TapLabError(_sentence_of(error)))
+    failed = _not_shown()
+    if failed is None:
+        return code if isinstance(code, int) else ExitCode.OK
+    said = _report(program, failed)
+    return code if isinstance(code, int) else said  # who paid has paid
+
+
+def _not_shown() -> TapLabError | None:
+    """Return what to say when standard output failed, None when it did not."""
+    with suppress(OSError):
+        sys.stdout.flush()
+    failure = sys.stdout.failure if isinstance(sys.stdout, _Output) else None
+    if failure is None or isinstance(failure, BrokenPipeError):  # a reader that goes away is nothing to talk about
+        return None
+    return TapLabError(f"output: {failure.strerror}; what the command did is done, only showing it failed")
+
+
+def _sentence_of(error: OSError) -> str:
+    return f"{error.filename or 'input or output'}: {error.strerror or error}"
 
 
 def _report(program: str, error: TapLabError) -> ExitCode:
     code = code_of(error)
     if "--json" in sys.argv:
-        print_json({"error": str(error), "exit_code": code})
-    print_error(program, str(error))
+        with suppress(OSError):  # who cannot be told there is told on standard error
+            print_json({"error": str(error), "exit_code": code})
+    with suppress(OSError):
+        print_error(program, str(error))
     return code

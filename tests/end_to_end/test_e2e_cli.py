@@ -18,7 +18,7 @@ import pos.cli
 import wallet.cli
 from console.home import Home
 from lab.fixtures import Setup, set_up
-from tests.end_to_end.commands import Finished, serving, tap, tap_here
+from tests.end_to_end.commands import Finished, balance, command_line, serving, tap, tap_here
 
 GROUPS: dict[str, click.Group] = {"issuer": issuer.cli.cli, "wallet": wallet.cli.cli, "pos": pos.cli.cli}
 COMMANDS = [
@@ -214,6 +214,47 @@ def test_a_currency_without_decimals_has_none(tmp_path: Path) -> None:
     assert "40.00" not in charged.out
     assert tap("wallet", "show", "--json", home=home).json["balance"] == "9958"
     assert "42 JPY in 2 transactions" in tap("pos", "show", home=home).out
+
+
+NOT_SHOWN = "output: No space left on device; what the command did is done, only showing it failed"
+
+
+def full(*arguments: str, home: Path) -> Finished:
+    """Run a command whose standard output is full."""
+    with Path("/dev/full").open("w") as stdout:
+        line = command_line(*arguments, home=home)
+        done = subprocess.run(line, stdout=stdout, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    return Finished(done.returncode, "", done.stderr)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize("command", [("wallet", "show"), ("wallet", "history"), ("pos", "history"), ("issuer", "show")])
+def test_a_full_output_is_told_in_a_sentence(
+    module_home: Path, command: tuple[str, ...], options: tuple[str, ...]
+) -> None:
+    done = full(*command, *options, home=module_home)
+    assert (done.code, done.sentence) == (1, f"tap-{command[0]}: {NOT_SHOWN}")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_what_was_done_before_the_output_was_full_is_said_to_be_done(home: Path, options: tuple[str, ...]) -> None:
+    done = full("wallet", "load", "1.00", *options, home=home)
+    assert (done.code, done.sentence) == (1, f"tap-wallet: {NOT_SHOWN}")
+    assert balance(home) == "101.00"
+
+
+@pytest.mark.parametrize("options", [("charge", "x", "--json"), ("--json", "charge")])
+def test_an_error_is_told_on_standard_error_when_the_output_is_full(
+    module_home: Path, options: tuple[str, ...]
+) -> None:
+    done = full("pos", *options, home=module_home)
+    assert (done.code, "Traceback" in done.err, "tap-pos" in done.err) == (2, False, True)
+
+
+def test_a_payment_is_approved_whether_or_not_it_can_be_shown(home: Path) -> None:
+    with serving(home):
+        done = full("pos", "charge", "1.00", "--json", home=home)
+    assert (done.code, done.sentence) == (0, f"tap-pos: {NOT_SHOWN}")
 
 
 def test_a_reader_that_goes_away_is_nothing_to_talk_about(module_home: Path) -> None:
