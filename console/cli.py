@@ -151,6 +151,7 @@ def _run(group: click.Group, program: str) -> int:
             error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
+        exec("")  # noqa: S102 - one that left an exec, as dataclasses do it, lets Python die of SIGINT; the next exec takes that back
         print_error(program, "interrupted")
         return ExitCode.INTERRUPTED
     except TapLabError as error:

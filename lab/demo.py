@@ -214,7 +214,9 @@ def cli(link: str, key: bool, as_json: bool) -> int:
 
 def main() -> None:
     """Run `scripts/demo`; asked to end, it removes what it made first."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda which, _: sys.exit(128 + which))
     run(cli, "demo")
 
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -159,3 +162,47 @@ def test_a_terminal_killed_at_any_step_uses_no_number_twice(home: Path, tmp_path
         states = [record.state.value for record in journal.records()]
     assert len(set(challenges)) == len(challenges)
     assert states == [*{Ins.DEBIT: ["open"], Ins.CONFIRM: ["approved"]}.get(step, []), "approved"]
+
+
+PROGRAMS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+@pytest.mark.parametrize(("program", "entry"), [*PROGRAMS.items(), ("demo", "lab.__main__:main")])
+def test_ctrl_c_while_a_command_is_still_imported_is_told_in_a_sentence(
+    tmp_path: Path, program: str, entry: str
+) -> None:
+    """The key is pressed by what stands in for a library that every command imports."""
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    module, _, name = entry.partition(":")
+    paths = [str(tmp_path), str(Path(__file__).parents[2])]
+    program_text = f"import sys; sys.path[:0] = {paths}; from {module} import {name}; {name}()"
+    done = subprocess.run(
+        [sys.executable, "-c", program_text, "show"],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"{program}: interrupted\n")
+
+
+PRESSED_WITHIN_EXEC = """
+import click
+from console.cli import run
+@click.command()
+def command():
+    exec("raise KeyboardInterrupt")
+run(command, "tap")
+"""
+
+
+def test_ctrl_c_while_a_command_makes_a_dataclass_is_told_in_a_sentence(tmp_path: Path) -> None:
+    """Under -m, Python notes a KeyboardInterrupt that leaves an exec, and ends by the signal whatever the program says then."""
+    (tmp_path / "pressed.py").write_text(PRESSED_WITHIN_EXEC)
+    done = subprocess.run(
+        [sys.executable, "-m", "pressed"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert (done.returncode, done.stderr.strip()) == (130, "tap: interrupted")

@@ -101,14 +101,19 @@ def test_a_home_in_use_has_one_exit_code_on_both_sides(home: Path) -> None:
         first.interrupt()
 
 
-def test_a_demonstration_that_is_ended_leaves_nothing_behind(tmp_path: Path) -> None:
+def _hear() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever started the tests with nohup had it ignored
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demonstration_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
-    demo = subprocess.Popen([sys.executable, "-m", "lab.demo"], env=environment, stdout=subprocess.DEVNULL)
+    demo = subprocess.Popen([sys.executable, "-m", "lab"], env=environment, stdout=subprocess.DEVNULL, preexec_fn=_hear)
     until = time.monotonic() + PATIENCE
     while not list(tmp_path.glob("taplab-demo-*/wallet")) and time.monotonic() < until:
         time.sleep(0.005)
-    demo.send_signal(signal.SIGTERM)
-    assert demo.wait(PATIENCE) == 128 + signal.SIGTERM
+    demo.send_signal(number)
+    assert demo.wait(PATIENCE) == 128 + number
     assert list(tmp_path.iterdir()) == []
 
 

@@ -140,7 +140,7 @@ def test_a_question_about_another_payment_holds_no_tap_up_and_nothing_is_deducte
     till.wait_for_question("Pay 250.01 EUR")
     assert till.charge("250.00").kind is OutcomeKind.SEE_PHONE
     till.key.press("ok")
-    till.wait_for_idle()
+    till.wait_for_answer()
     assert till.laboratory.balance.minor == before
 
 
