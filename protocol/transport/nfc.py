@@ -81,6 +81,8 @@ class Radio:
 
 def open_radio(path: str) -> Radio:
     """Open a device by nfcpy's path; MissingOnMachineError or LinkUnavailableError says what is not there."""
+    if not path:
+        raise UsageError("nfc: names no device; write nfc:usb, or nfc:tty:USB0:pn532")
     _require_usable_port(path)
     try:
         import nfc.clf

@@ -13,6 +13,7 @@ and more; asking the kernel for quick ACKs before each receive takes that away.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -81,10 +82,12 @@ class Address:
         return Address(None, host, int(port), listen)
 
     def connect(self, timeout: float = _CONNECT_SECONDS) -> socket.socket:
-        """Return a connected socket, or raise OSError."""
+        """Return a connected socket, or raise OSError; LinkUnavailableError when no socket will ever be there."""
         if self.path is None:
             connection = socket.create_connection((self.host, self.port), timeout=timeout)
             return _without_delay(connection)
+        if what := _something_else(self.path):
+            raise LinkUnavailableError(f"{self.path} is {what}, not a socket; name another LINK")
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.settimeout(timeout)
@@ -100,7 +103,10 @@ class Address:
         try:
             return self._bind()
         except OSError as error:
-            raise LinkUnavailableError(f"cannot listen at {self}: {error.strerror or error}") from None
+            taken = ", or end what listens there" if error.errno == errno.EADDRINUSE else ""
+            raise LinkUnavailableError(
+                f"cannot listen at {self}: {error.strerror or error}; name another LINK{taken}"
+            ) from None
 
     def _bind(self) -> socket.socket:
         if self.path is None:
@@ -120,11 +126,17 @@ class Address:
 
     def _remove_stale_socket(self, path: Path) -> None:
         """Remove the socket that a killed process left behind, never one that somebody listens at."""
+        if what := _something_else(path):
+            raise LinkUnavailableError(f"cannot listen at {path}, which is {what}; name another LINK")
         if not path.is_socket():
             return
         with contextlib.suppress(ConnectionRefusedError), socket.socket(socket.AF_UNIX) as probe:
-            probe.connect(str(path))
-            raise LinkUnavailableError(f"another wallet or terminal is already listening at {path}")
+            probe.setblocking(False)  # who listens and is busy does not take us at once
+            with contextlib.suppress(BlockingIOError):
+                probe.connect(str(path))
+            raise LinkUnavailableError(
+                f"another wallet or terminal is already listening at {path}; end it, or name another LINK"
+            )
         path.unlink()
 
     def __str__(self) -> str:
@@ -377,6 +389,13 @@ class SocketPort(CardPort):
             self._first.close()
         if self._messages is not None:
             self._messages.close()
+
+
+def _something_else(path: Path) -> str:
+    """Return what is at `path` when it is no socket, nothing when it is one or nothing is there."""
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.exists() and not path.is_socket() else ""
 
 
 def _without_delay(connection: socket.socket) -> socket.socket:

@@ -128,9 +128,41 @@ def test_path_in_a_missing_folder_is_a_sentence(folder: Path) -> None:
 
 def test_path_of_a_file_is_a_sentence_and_the_file_stays(folder: Path) -> None:
     (folder / "file").write_text("precious")
-    with pytest.raises(LinkUnavailableError, match="cannot listen at file"):
+    with pytest.raises(LinkUnavailableError, match="cannot listen at file, which is a file; name another LINK"):
         open_card_end("socket:./file")
     assert (folder / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("name", "what"), [("file", "a file"), (".", "a folder")])
+def test_path_that_is_no_socket_is_no_card_that_may_still_come(folder: Path, name: str, what: str) -> None:
+    (folder / "file").write_text("precious")
+    with open_terminal_end(f"socket:./{name}") as link, pytest.raises(LinkUnavailableError, match=f"is {what}, not a"):
+        link.activate(30.0)
+
+
+def test_folder_is_nothing_to_listen_at(folder: Path) -> None:
+    with pytest.raises(LinkUnavailableError, match="which is a folder; name another LINK"):
+        open_card_end("socket:./")
+
+
+def test_listener_that_takes_nobody_now_keeps_its_socket(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server, contextlib.ExitStack() as waiting:
+        server.bind("s")
+        server.listen(0)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(10):
+                client = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect("s")
+        with pytest.raises(LinkUnavailableError, match="already listening at s; end it, or name another LINK"):
+            open_card_end("socket:./s")
+    assert (folder / "s").is_socket()
+
+
+def test_nfc_without_a_device_is_a_usage_error() -> None:
+    for open_end in (open_terminal_end, open_card_end):
+        with pytest.raises(UsageError, match="names no device; write nfc:usb"):
+            open_end("nfc:")
 
 
 def test_path_too_long_for_a_socket_is_a_sentence(folder: Path) -> None:
@@ -141,7 +173,9 @@ def test_path_too_long_for_a_socket_is_a_sentence(folder: Path) -> None:
 def test_port_that_is_taken_is_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(LinkUnavailableError, match=f"cannot listen at 127.0.0.1:{port}"):
+        with pytest.raises(
+            LinkUnavailableError, match=f"cannot listen at 127.0.0.1:{port}: .*; name another LINK, or end"
+        ):
             open_card_end(f"socket:127.0.0.1:{port}")
 
 
