@@ -50,8 +50,8 @@ class Clearing:
         if statement.restored:
             return self._settle_restored(statement, device)
         self._require_gapless(statement, device)
-        for listed in statement.debits:
-            device = self._list(listed, device)
+        for number, listed in enumerate(statement.debits, statement.first):
+            device = self._list(listed, device, again=number <= device.listed)
         device = replace(device, listed=max(device.listed, statement.last), nonce=b"", restored_at=0, reissued_at=0)
         self.books.update_device(device)
         if device.listed == statement.total:
@@ -75,8 +75,11 @@ class Clearing:
         if not statement.first <= device.listed + 1 <= statement.last + 1 or statement.total < device.listed:
             raise IssuerRefusedError(RefusalReason.GAP)
 
-    def _list(self, listed: ListedDebit, device: DeviceRow) -> DeviceRow:
-        """Note a debit as listed now, unless it was before; a terminal's VOID credits it at once."""
+    def _list(self, listed: ListedDebit, device: DeviceRow, *, again: bool) -> DeviceRow:
+        """Note a debit as listed now, unless it was before; a terminal's VOID credits it at once.
+
+        `again` says that its number was listed before: only a wallet that was copied has another debit for it now.
+        """
         receipt = listed.receipt
         credential = self._own_credential(listed, device)
         key = (credential.serial, receipt.counter, receipt.transaction_id)
@@ -86,7 +89,7 @@ class Clearing:
         row = known or _debit_of(receipt, credential)
         if not row.counts:
             row = self._take(row)
-        row = replace(row, listed_at=self.now, denied=not _agree(row, receipt))
+        row = replace(row, listed_at=self.now, denied=again or not _agree(row, receipt))
         self.books.put_debit(row)
         if not row.pays_merchant and self.books.is_void(row.terminal_hash, key):
             self._refund(row)
@@ -141,13 +144,14 @@ class Clearing:
         return bool(row.listed_at) and self.now > row.listed_at + CLAIM_WINDOW
 
     def _refund(self, row: DebitRow) -> None:
-        """Give a debit back by the wallet's next voucher."""
+        """Give back by the wallet's next voucher what a debit took from it; what it never held stays nobody's."""
         device = self.books.device(row.device)
         if device is None:
             raise IssuerRefusedError(RefusalReason.UNKNOWN_DEVICE)
         newest = self.books.newest_voucher(row.device)
-        self.add_voucher(device, (newest.number if newest else 0) + 1, row.amount, refund=True)
-        self.books.put_debit(replace(row, refunded=True))
+        if row.amount > row.lost:
+            self.add_voucher(device, (newest.number if newest else 0) + 1, row.amount - row.lost, refund=True)
+        self.books.put_debit(replace(row, refunded=True, lost=0))
 
     def add_voucher(self, device: DeviceRow, number: int, amount: int, *, refund: bool = False) -> Voucher:
         """Sign and remember a voucher."""

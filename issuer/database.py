@@ -194,8 +194,8 @@ class DebitRow:
     """A debit: what the wallet listed (`listed_at`), what the terminal was paid for (`paid_at`), or both; 0 for never.
 
     `charged_back` takes the payment back from the merchant, `refunded` gave the money back to the wallet, `denied` says that
-    the wallet's list does not have it, or not as it was signed. `taken` is what the wallet holds less for it by the books,
-    `lost` what it did not hold: the issuer's loss.
+    the wallet's list does not have it, or not as it was signed, or in the place of another. `taken` is what the wallet holds
+    less for it by the books, `lost` what it did not hold: the issuer's loss.
     """
 
     credential: bytes

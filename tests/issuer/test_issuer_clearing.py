@@ -127,10 +127,11 @@ class Scheme:
         (verdict,) = self._ask(report, ReportAnswer).verdicts
         return verdict
 
-    def lists(self, *debits: ListedDebit, restored: bool = False) -> Settlement:
-        """Let the wallet list these debits after those that it listed before."""
+    def lists(self, *debits: ListedDebit, restored: bool = False, after: int | None = None) -> Settlement:
+        """Let the wallet list these debits after those that it listed before, or after the first `after` of them."""
         nonce = self._ask(NonceRequest(self.device.id), IssuerNonce).nonce
-        first, total = (0, 0) if restored else (self.listed + 1, self.listed + len(debits))
+        before = self.listed if after is None else after
+        first, total = (0, 0) if restored else (before + 1, before + len(debits))
         self.listed = max(self.listed, total)
         unsigned = Statement(self.device.id, nonce, bytes(16), restored, 0, total, first, debits, (), bytes(64))
         return self._ask(replace(unsigned, signature=self.device.key.sign(unsigned.signature_input())), Settlement)
@@ -223,6 +224,50 @@ def test_the_other_copys_list_comes_before_its_claim(scheme: Scheme) -> None:
     assert scheme.books == (0, 100_00, 100_00, 100_00)
     assert scheme.claim(second) is Verdict.PAID
     assert scheme.books == (0, 0, 200_00, 100_00)
+
+
+def test_a_copy_that_lists_other_debits_under_the_same_numbers_is_blocked(scheme: Scheme) -> None:
+    scheme.load(100_00)
+    for standing in (Standing.GOOD, Standing.BLOCKED):
+        debits = scheme.pays(45_00), scheme.pays(45_00)
+        assert scheme.lists(*debits, after=0).standing is standing
+        assert [scheme.claim(one) for one in debits] == [Verdict.PAID] * 2
+    assert (scheme.books, scheme.wallet.blocked) == ((0, 0, 180_00, 80_00), True)
+    with pytest.raises(IssuerRefusedError, match="blocked"):
+        scheme._ask(scheme.device.application(PrivateKey.generate()), Issuance)
+
+
+def test_one_other_debit_among_those_that_were_listed_is_enough(scheme: Scheme) -> None:
+    scheme.load(100_00)
+    first = scheme.pays(10_00)
+    scheme.lists(first, scheme.pays(10_00))
+    assert scheme.lists(first, scheme.pays(10_00), scheme.pays(10_00), after=0).standing is Standing.BLOCKED
+
+
+def test_a_wallet_that_lists_the_same_again_and_goes_on_is_good(scheme: Scheme) -> None:
+    """The issuer's answer was lost; meanwhile the wallet paid again."""
+    scheme.load(100_00)
+    first, second, third = (scheme.pays(10_00) for _ in range(3))
+    for debits in ((first, second), (first, second), (first, second, third)):
+        settled = scheme.lists(*debits, after=0)
+        assert (settled.standing, settled.acknowledged) == (Standing.GOOD, len(debits))
+    assert (scheme.books, scheme.wallet.blocked) == ((70_00, 30_00, 0, 0), False)
+
+
+@pytest.mark.parametrize("by_void", [True, False])
+def test_no_more_is_credited_than_a_debit_took(scheme: Scheme, by_void: bool) -> None:
+    """The wallet was copied: its last debit is for money that the other copy spent."""
+    scheme.load(100_00)
+    scheme.claim(scheme.pays(80_00))
+    second = scheme.pays(80_00)
+    scheme.lists(second)
+    assert scheme.books == (0, 80_00, 80_00, 60_00)
+    if by_void:
+        scheme.void(second)
+    else:
+        scheme.now += 8 * DAY
+        scheme.issuer.settle()
+    assert scheme.books == (20_00, 0, 80_00, 0)
 
 
 # --- a wallet that lists something else than its credential signed
@@ -353,3 +398,4 @@ def test_the_books_of_a_wallet_that_says_anything_add_up(
             scheme.now += 8 * DAY
             scheme.issuer.settle()
         assert min(scheme.books) >= 0
+        assert scheme.wallet.holds.minor <= scheme.wallet.loaded.minor
