@@ -286,8 +286,9 @@ class Books:
         self._connection.execute(insert(_credentials).values(asdict(row)))
 
     def blocked_numbers(self, today: date) -> list[str]:
-        """Return the card numbers that are blocked and whose certificates have not expired: those are refused anyway."""
-        listed = and_(_credentials.c.blocked, _credentials.c.valid_until >= today)
+        """Return the numbers of blocked cards, and of blocked wallets' cards; one that has expired is refused anyway."""
+        of_a_blocked_wallet = _credentials.c.device.in_(select(_devices.c.device).where(_devices.c.blocked))
+        listed = and_(or_(_credentials.c.blocked, of_a_blocked_wallet), _credentials.c.valid_until >= today)
         return list(self._connection.execute(select(_credentials.c.number).where(listed)).scalars())
 
     def block_credential(self, serial: bytes) -> bool:

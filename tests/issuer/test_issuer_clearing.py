@@ -12,7 +12,7 @@ import time as clock
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date, time
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,8 @@ from lab.fixtures import set_up_issuer
 from protocol.certificate import CredentialCertificate, Merchant, TerminalCertificate
 from protocol.issuing import (
     AnyWire,
+    BlockList,
+    BlockListRequest,
     Issuance,
     IssuerRefusedError,
     TerminalApplication,
@@ -91,8 +93,10 @@ class Scheme:
     def new_wallet(self) -> None:
         self.device, self.credential = Device(), PrivateKey.generate()
         self.listed = 0
-        issuance = self._ask(self.device.application(self.credential), Issuance)
+        application = self.device.application(self.credential)
+        issuance = self._ask(application, Issuance)
         self.card: CredentialCertificate = issuance.certificates[0]
+        (self.number,) = self.device.numbers(application, issuance)
 
     def _ask(self, request: Wire, kind: type[AnyWire]) -> AnyWire:
         return expect(self.issuer.handle(encode_message(request)), kind)
@@ -135,6 +139,9 @@ class Scheme:
         self.listed = max(self.listed, total)
         unsigned = Statement(self.device.id, nonce, bytes(16), restored, 0, total, first, debits, (), bytes(64))
         return self._ask(replace(unsigned, signature=self.device.key.sign(unsigned.signature_input())), Settlement)
+
+    def blocked_numbers(self) -> list[str]:
+        return [one.digits for one in self._ask(BlockListRequest(), BlockList).numbers]
 
     @property
     def wallet(self) -> WalletEntry:
@@ -235,6 +242,20 @@ def test_a_copy_that_lists_other_debits_under_the_same_numbers_is_blocked(scheme
     assert (scheme.books, scheme.wallet.blocked) == ((0, 0, 180_00, 80_00), True)
     with pytest.raises(IssuerRefusedError, match="blocked"):
         scheme._ask(scheme.device.application(PrivateKey.generate()), Issuance)
+
+
+def test_the_cards_of_a_blocked_wallet_are_listed_until_they_expire(scheme: Scheme) -> None:
+    honest = scheme.number
+    scheme.new_wallet()
+    scheme.load(100_00)
+    for blocked in (False, True):
+        scheme.lists(scheme.pays(45_00), after=0)
+        assert (scheme.number in scheme.blocked_numbers()) is blocked
+    assert honest not in scheme.blocked_numbers()
+    last = datetime.combine(scheme.card.valid_until, time.max, UTC)
+    for now, listed in ((last, True), (last + timedelta(seconds=1), False)):
+        scheme.now = now.timestamp()
+        assert (scheme.number in scheme.blocked_numbers()) is listed
 
 
 def test_one_other_debit_among_those_that_were_listed_is_enough(scheme: Scheme) -> None:
