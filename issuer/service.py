@@ -256,9 +256,12 @@ class Issuer:
     # --- lists
 
     def _block_list(self, books: Books) -> BlockList:
-        blocked = tuple(terminal.serial for terminal in books.terminals() if terminal.blocked)
-        numbers = tuple(map(CardNumber, books.blocked_numbers(self._today())))
-        unsigned = BlockList(self._now(), blocked, numbers, _UNSIGNED)
+        """List what is blocked and has not expired: what has is refused anyway."""
+        today = self._today()
+        blocked = [TerminalCertificate.decode(row.certificate) for row in books.terminals() if row.blocked]
+        serials = tuple(one.serial for one in blocked if one.valid_until >= today)
+        numbers = tuple(map(CardNumber, books.blocked_numbers(today)))
+        unsigned = BlockList(self._now(), serials, numbers, _UNSIGNED)
         return replace(unsigned, signature=self._keys.operations.sign(unsigned.signature_input()))
 
 

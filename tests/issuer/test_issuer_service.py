@@ -330,6 +330,18 @@ def test_a_blocked_card_is_listed_until_its_certificate_expires(
         assert (number in [one.digits for one in numbers]) is listed
 
 
+def test_a_blocked_terminal_is_listed_until_its_certificate_expires(
+    issuer: Issuer, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = expect(_ask(issuer, _terminal(PrivateKey.generate(), "TERM0107")), TerminalIssuance).certificate
+    with closing(Register(home.issuer)) as register:
+        register.block_terminal("TERM0107")
+    last = datetime.combine(terminal.valid_until, time.max, UTC)
+    for now, listed in ((last, True), (last + timedelta(seconds=1), False)):
+        monkeypatch.setattr(issuer, "_clock", now.timestamp)
+        assert (terminal.serial in expect(_ask(issuer, BlockListRequest()), BlockList).terminals) is listed
+
+
 def test_blocking_what_is_not_known_is_said_in_a_sentence(home: Home) -> None:
     with closing(Register(home.issuer)) as register:
         for block, name, sentence in (
