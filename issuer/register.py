@@ -16,6 +16,14 @@ from protocol.money import Amount, Currency
 
 
 @dataclass(frozen=True, slots=True)
+class Total(Amount):
+    """A sum of amounts: it may have more digits than one payment or purse can carry."""
+
+    def __post_init__(self) -> None:
+        """Take a sum of any length."""
+
+
+@dataclass(frozen=True, slots=True)
 class WalletEntry:
     """One wallet: its id, how many cards it got, its money, whether its TEE said that it is locked down.
 
@@ -26,11 +34,11 @@ class WalletEntry:
 
     device: str
     cards: int
-    loaded: Amount
-    holds: Amount
-    open: Amount
-    paid: Amount
-    lost: Amount
+    loaded: Total
+    holds: Total
+    open: Total
+    paid: Total
+    lost: Total
     locked_down: bool
     blocked: bool
     restored: bool
@@ -53,7 +61,7 @@ class TerminalEntry:
     terminal_id: str
     merchant: str
     valid_until: str
-    paid: Amount
+    paid: Total
     blocked: bool
 
 
@@ -119,7 +127,7 @@ def _serial(text: str, what: str = "serial; `tap-issuer show --cards` lists them
 def _wallet(row: DeviceRow, cards: int, books: Books) -> WalletEntry:
     unit = Currency.of(row.currency)
     loaded, holds, waits, paid, lost = (
-        Amount(sum_of(row.device), unit) for sum_of in (books.loaded, books.holds, books.open, books.paid, books.lost)
+        Total(sum_of(row.device), unit) for sum_of in (books.loaded, books.holds, books.open, books.paid, books.lost)
     )
     return WalletEntry(
         row.device.hex(), cards, loaded, holds, waits, paid, lost, row.locked_down, row.blocked, row.restored_at > 0
@@ -129,5 +137,5 @@ def _wallet(row: DeviceRow, cards: int, books: Books) -> WalletEntry:
 def _terminal(row: TerminalRow, taken: int) -> TerminalEntry:
     certificate = TerminalCertificate.decode(row.certificate)
     merchant = certificate.merchant
-    paid = Amount(taken, Currency.of(merchant.currency))
+    paid = Total(taken, Currency.of(merchant.currency))
     return TerminalEntry(row.terminal_id, merchant.name, certificate.valid_until.isoformat(), paid, row.blocked)

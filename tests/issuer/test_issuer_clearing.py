@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from console.home import Home
+from issuer.clearing import _debit_of
 from issuer.register import Register, WalletEntry
 from issuer.service import Issuer
 from lab.fixtures import set_up_issuer
@@ -36,6 +37,7 @@ from protocol.issuing import (
     expect,
 )
 from protocol.messages import Debit, Receipt, Result, certificate_hash
+from protocol.money import MAX_MINOR
 from protocol.settlement import (
     Claim,
     IssuerNonce,
@@ -202,6 +204,29 @@ def test_a_loss_is_shown_to_people_and_programs(scheme: Scheme) -> None:
     assert "160.00 EUR with merchants, 60.00 EUR lost" in shown[0].stdout
     (wallet,) = [one for one in json.loads(shown[1].stdout)["wallets"] if one["device"] == scheme.device.id.hex()]
     assert (wallet["holds"], wallet["paid"], wallet["lost"]) == ("0.00", "160.00", "60.00")
+
+
+@pytest.fixture
+def own_scheme(tmp_path: Path) -> Iterator[Scheme]:
+    made = Scheme(tmp_path)
+    yield made
+    made.close()
+
+
+def test_sums_of_more_digits_than_one_payment_has_are_shown(own_scheme: Scheme) -> None:
+    scheme = own_scheme
+    for amount in (MAX_MINOR, 1):
+        scheme.load(amount)
+    with scheme.register._database.transaction() as books:  # as if ceilings were higher: so much takes years to claim
+        debit = _debit_of(scheme.pays(MAX_MINOR).receipt, books.credentials()[-1])
+        for number in (1, 2):
+            books.put_debit(replace(debit, counter=number, device=bytes(8), paid_at=1))
+    shown = [_show(scheme), _show(scheme, "--json")]
+    assert [one.returncode for one in shown] == [0, 0]
+    assert "10,000,000,000.00 EUR loaded" in shown[0].stdout
+    assert "19,999,999,999.98 EUR paid to it" in shown[0].stdout
+    (wallet,) = [one for one in json.loads(shown[1].stdout)["wallets"] if one["device"] == scheme.device.id.hex()]
+    assert (wallet["loaded"], wallet["holds"]) == ("10000000000.00", "10000000000.00")
 
 
 def _show(scheme: Scheme, *options: str) -> subprocess.CompletedProcess[str]:
