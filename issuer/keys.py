@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from console.files import write_privately
+from issuer.database import Database
 from protocol.errors import UsageError
 from protocol.issuing import Anchors
 from protocol.signing import PRIVATE_LENGTH, PrivateKey
@@ -40,11 +41,12 @@ def create(folder: Path) -> SchemeKeys:
 
 
 def load(folder: Path) -> SchemeKeys:
-    """Return the stored keys; UsageError says how to get some when there are none."""
-    try:
-        scalars = [_path(folder, name).read_bytes() for name in _NAMES]
-    except FileNotFoundError:
-        raise UsageError(f"there is no issuer in {folder}; make one with `tap-issuer init`") from None
+    """Return the stored keys; UsageError says what to do where there is no issuer, or one that has lost a key."""
+    missing = [path for name in _NAMES if not (path := _path(folder, name)).exists()]
+    if missing:
+        Database(folder).close()  # made after the keys: without it there never was an issuer
+        raise UsageError(f"{missing[0]} is missing; restore it from a copy")
+    scalars = [_path(folder, name).read_bytes() for name in _NAMES]
     damaged = UsageError(f"a key file in {folder} is damaged; restore it from a copy")
     if any(len(scalar) != PRIVATE_LENGTH for scalar in scalars):
         raise damaged

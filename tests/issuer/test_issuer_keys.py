@@ -18,8 +18,9 @@ from console.home import Home, make_private
 from issuer import keys
 from issuer.database import FILE_NAME, Database
 from issuer.service import Issuer
-from protocol.errors import UsageError
+from protocol.errors import LinkUnavailableError, UsageError
 from protocol.issuing import Anchors, AnchorsRequest, encode_message, expect
+from protocol.transport.issuer import IssuerLink
 
 _NAMES = ("issuer.key", "operations.key", "acquirer.key")
 
@@ -138,6 +139,19 @@ def test_an_init_of_an_issuer_that_lost_a_key_makes_no_other(tmp_path: Path) -> 
     (tmp_path / "issuer" / "acquirer.key").unlink()
     assert "there is an issuer in" in _init(tmp_path).stderr
     assert not (tmp_path / "issuer" / "acquirer.key").exists()
+
+
+@pytest.mark.parametrize("name", _NAMES)
+def test_a_key_that_an_issuer_has_lost_is_to_be_restored(tmp_path: Path, name: str) -> None:
+    assert _init(tmp_path).returncode == 0
+    lost = tmp_path / "issuer" / name
+    lost.unlink()
+    command = [sys.executable, "-m", "issuer", "settle", "--home", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (2, f"tap-issuer: {lost} is missing; restore it from a copy\n")
+    said = pytest.raises(LinkUnavailableError, match=rf"{name} is missing; restore it from a copy")
+    with IssuerLink(f"embedded:{lost.parent}") as issuer, said:
+        issuer.exchange(encode_message(AnchorsRequest()))
 
 
 def test_a_database_is_never_made_over_another(tmp_path: Path) -> None:
