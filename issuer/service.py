@@ -278,7 +278,7 @@ def _require_currency(number: int) -> None:
     try:
         Currency.of(number)
     except ValueError:
-        raise IssuerRefusedError(RefusalReason.CURRENCY) from None
+        raise IssuerRefusedError(RefusalReason.UNKNOWN_CURRENCY) from None
 
 
 def _unused_number(books: Books) -> CardNumber:

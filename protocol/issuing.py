@@ -59,6 +59,7 @@ class RefusalReason(IntEnum):
     GAP = 10
     RESTORED = 11
     NOT_ALLOWED = 12
+    UNKNOWN_CURRENCY = 13
 
     @property
     def words(self) -> str:
@@ -74,6 +75,7 @@ class RefusalReason(IntEnum):
             RefusalReason.KEY_TAKEN: "a key in the request belongs to another wallet",
             RefusalReason.NONCE: "the statement was not signed over the newest nonce; try again",
             RefusalReason.GAP: "the wallet's list of debits does not follow on its last one",
+            RefusalReason.UNKNOWN_CURRENCY: "the currency is none that ISO 4217 lists with an amount",
             RefusalReason.NOT_ALLOWED: "nobody has allowed it; `tap-issuer unblock-pin` does",
             RefusalReason.RESTORED: "this wallet was put back to an older copy; `tap-wallet sync` goes on from there",
         }[self]

@@ -165,7 +165,7 @@ def test_a_key_of_another_wallet_is_refused_and_nothing_else_of_that_application
 
 
 def test_a_currency_that_is_none_or_another_than_before_is_refused(issuer: Issuer, device: Device) -> None:
-    assert _refusal(issuer, device.application(currency=_NO_CURRENCY)) is RefusalReason.CURRENCY
+    assert _refusal(issuer, device.application(currency=_NO_CURRENCY)) is RefusalReason.UNKNOWN_CURRENCY
     _ask(issuer, device.application())
     assert _refusal(issuer, device.application(currency=_JPY)) is RefusalReason.CURRENCY
 
@@ -291,7 +291,7 @@ def test_a_merchant_with_a_currency_that_is_none_is_refused_and_nothing_is_remem
     issuer: Issuer, home: Home
 ) -> None:
     request = _terminal(PrivateKey.generate(), "TERM0106", replace(_BAKERY, currency=_NO_CURRENCY))
-    assert _refusal(issuer, request) is RefusalReason.CURRENCY
+    assert _refusal(issuer, request) is RefusalReason.UNKNOWN_CURRENCY
     with closing(Register(home.issuer)) as register:
         assert "TERM0106" not in [one.terminal_id for one in register.terminals()]
 
