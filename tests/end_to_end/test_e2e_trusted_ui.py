@@ -296,13 +296,18 @@ def test_ctrl_c_ends_a_wallet_whose_user_is_being_asked(
     assert (shown["balance"], shown["pin_tries"]) == ("100.00", 3)
 
 
-@pytest.mark.parametrize("surface", [_TTY, _CURSES], ids=["tty", "curses"])
 @pytest.mark.parametrize(
-    "ends", [(signal.SIGHUP,), (signal.SIGTERM,), (signal.SIGKILL,), (signal.SIGINT, signal.SIGINT)],
-    ids=["its window is closed", "ended", "killed", "interrupted twice"],
-)  # fmt: skip
+    ("surface", "ends"),
+    [
+        (_TTY, (signal.SIGTERM,)),
+        (_TTY, (signal.SIGINT, signal.SIGINT)),
+        (_CURSES, (signal.SIGHUP,)),
+        (_CURSES, (signal.SIGKILL,)),
+    ],
+    ids=["ended", "interrupted twice", "its window is closed", "killed"],
+)
 def test_however_a_command_ends_its_dialog_reads_the_keyboard_no_longer(
-    with_pin: Path, window: Opener, ends: tuple[signal.Signals, ...], surface: Surface
+    with_pin: Path, window: Opener, surface: Surface, ends: tuple[signal.Signals, ...]
 ) -> None:
     choosing = window("phrase", *surface)
     choosing.expect("Your PIN, to choose")
