@@ -14,7 +14,7 @@ from datetime import date
 from enum import IntEnum
 from typing import Any, ClassVar, TypeVar
 
-from construct import Byte, Bytes, Construct, FocusedSeq, GreedyBytes
+from construct import Byte, Bytes, Construct, GreedyBytes
 
 from protocol import signing
 from protocol.errors import Check
@@ -73,11 +73,7 @@ _COMMON_USE = (
     "valid_until" / tagged(Tag.EXPIRATION_DATE, NumericDate(8)),
 )
 _COMMON_TAIL = (
-    "public_key"
-    / tagged(
-        Tag.PUBLIC_KEY,
-        FocusedSeq("point", "point" / tagged(Tag.PUBLIC_KEY_POINT, Bytes(signing.POINT_LENGTH))),
-    ),
+    "public_key" / tagged(Tag.PUBLIC_KEY, tagged(Tag.PUBLIC_KEY_POINT, Bytes(signing.POINT_LENGTH))),
     "signature" / tagged(Tag.SIGNATURE, Bytes(signing.SIGNATURE_LENGTH)),
 )
 

@@ -175,15 +175,13 @@ def parse(data: bytes, structure: str = "TLV") -> dict[int, bytes]:
 def parse_list(data: bytes, structure: str = "TLV") -> list[tuple[int, bytes]]:
     """Return (tag, value) of every data object of one template level, repeated tags included."""
     objects: list[tuple[int, bytes]] = []
-    position = 0
-    while position < len(data):
+    stream = BytesIO(data)
+    while (position := stream.tell()) < len(data):
         try:
-            item = OBJECT.parse(data[position:])
+            item = OBJECT.parse_stream(stream)
         except StreamError:
             raise DecodeError(structure, f"offset {position}", "not a BER-TLV data object") from None
-        tag, value = item["tag"], item["value"]
-        objects.append((tag, value))
-        position += len(encode(tag, value))
+        objects.append((item["tag"], item["value"]))
     return objects
 
 

@@ -160,7 +160,7 @@ class NumericDate(Digits):
     def _encode(self, obj: date, context: Any, path: Any) -> bytes:  # type: ignore[override]
         if self._digits == 6 and not 2000 <= obj.year <= 2099:
             raise ValueError("a two-digit year stands for 2000 to 2099")
-        return super()._encode(obj.strftime("%Y%m%d")[-self._digits :], context, path)
+        return super()._encode(obj.isoformat().replace("-", "")[-self._digits :], context, path)
 
 
 class NumericTime(Digits):
@@ -175,4 +175,4 @@ class NumericTime(Digits):
         return time(int(text[:2]), int(text[2:4]), int(text[4:]))
 
     def _encode(self, obj: time, context: Any, path: Any) -> bytes:  # type: ignore[override]
-        return super()._encode(obj.strftime("%H%M%S"), context, path)
+        return super()._encode(obj.isoformat("seconds").replace(":", ""), context, path)
