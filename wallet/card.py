@@ -85,6 +85,7 @@ class Card:
         self._applications = applications
         self._chaining = CardChaining(self._answer)
         self._selected: Application | None = None
+        self._channel_classes: frozenset[int] = frozenset()
         self._transcript = b""
 
     def activate(self) -> None:
@@ -115,7 +116,7 @@ class Card:
     def _dispatch(self, command: Command) -> Response:
         if command.cla == CLA_INTERINDUSTRY and command.ins == Ins.SELECT:
             return self._select(command)
-        if isinstance(self._selected, ChannelApplication) and command.unchained_header[0] in self._selected.classes:
+        if self._selected is not None and command.unchained_header[0] in self._channel_classes:
             return self._selected.answer(command, b"")
         if command.cla == CLA_INTERINDUSTRY:
             raise StatusWordError(StatusWord.INS_NOT_SUPPORTED)
@@ -139,7 +140,12 @@ class Card:
         if self._selected is not None:
             self._selected.reset()
         self._selected = fitting[0]
+        self._channel_classes = _channel_classes(self._selected)
         return self._selected.select()
+
+
+def _channel_classes(application: Application) -> frozenset[int]:
+    return application.classes if isinstance(application, ChannelApplication) else frozenset()
 
 
 def status_of(error: Exception) -> StatusWord:

@@ -29,6 +29,9 @@ class Kind(IntEnum):
     ANSWER = 4
 
 
+_KINDS = frozenset(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One trigger. `length` is that of the payload in shared memory; `result` and `origin` matter in answers only."""
@@ -53,7 +56,7 @@ class Message:
         if len(data) != MESSAGE_LENGTH:
             raise DecodeError("Message", "", "not of the one size that Messages have")
         magic, kind, origin, session, sequence, command, result, length = _LAYOUT.unpack(data)
-        if magic != _MAGIC or kind not in set(Kind):
+        if magic != _MAGIC or kind not in _KINDS:
             raise DecodeError("Message", "kind", "unknown")
         return cls(Kind(kind), sequence, session, command, result, origin, length)
 

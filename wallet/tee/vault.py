@@ -9,6 +9,7 @@ and the issuer answers a repeated request alike.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import TypeVar
@@ -189,13 +190,18 @@ class Vault:
 
         They are those that the Trusted Key backs, or those that it does not.
         """
+        return list(self._usable(with_key=with_key))
+
+    def _usable(self, *, with_key: bool) -> Iterator[Credential]:
+        """Yield them one by one: a tap needs the first of hundreds."""
         if self._unshown is None:
             stored = (Credential.decode(value) for _, value in self._storage.items(CREDENTIAL))
             self._unshown = {one.key: one for one in stored if one.counter == 0}
         today = datetime.fromtimestamp(self.now(), UTC).date()
         blocked = self._block_list.numbers
-        wanted = [one for one in self._unshown.values() if bool(one.certificate.co_signing_key) is with_key]
-        return [one for one in wanted if _is_valid(one, today) and one.number not in blocked]
+        for one in self._unshown.values():
+            if bool(one.certificate.co_signing_key) is with_key and _is_valid(one, today) and one.number not in blocked:
+                yield one
 
     def expired_credentials(self) -> list[Credential]:
         """Return all credentials, shown or not, that were valid until a day that is over."""
@@ -233,10 +239,10 @@ class Vault:
 
     def next_credential(self, *, with_key: bool = False) -> Credential:
         """Return the credential for this tap; ITEM_NOT_FOUND when there is none left."""
-        usable = self.usable_credentials(with_key=with_key)
-        if not usable:
+        first = next(self._usable(with_key=with_key), None)
+        if first is None:
             raise TeeError(TeeResult.ITEM_NOT_FOUND, Origin.TRUSTED_APP, "no virtual card left: tap-wallet apply")
-        return usable[0]
+        return first
 
     # --- how it gets there
 
