@@ -12,6 +12,7 @@ import time
 from protocol.closing import Closing
 from protocol.errors import LinkUnavailableError, MissingOnMachineError
 
+_STARTS = 3  # after a service that just ended its port or its files may not be free at once
 _START_SECONDS = 10.0
 _STOP_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
@@ -31,18 +32,25 @@ class PcscService(Closing):
             raise LinkUnavailableError(
                 "a PC/SC service with vpcd runs already; stop it, or use its readers with pcsc: and vpcd:"
             )
-        self._process = subprocess.Popen(
-            [program, "--foreground"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        for _ in range(_STARTS):
+            self._process = subprocess.Popen(
+                [program, "--foreground"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+            if self._comes_up():
+                return
+            self.close()
+        raise MissingOnMachineError(
+            "pcscd does not start with the vpcd driver; on Debian: apt-get install pcscd vsmartcard-vpcd, "
+            "and run this as root"
         )
+
+    def _comes_up(self) -> bool:
         deadline = time.monotonic() + _START_SECONDS
-        while not _vpcd_listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.close()
-                raise MissingOnMachineError(
-                    "pcscd does not start with the vpcd driver; on Debian: apt-get install pcscd vsmartcard-vpcd, "
-                    "and run this as root"
-                )
+        while self._process.poll() is None and time.monotonic() < deadline:
+            if _vpcd_listens():
+                return True
             time.sleep(_RETRY_SECONDS)
+        return False
 
     def close(self) -> None:
         """End the service."""
