@@ -12,8 +12,8 @@ import time
 from protocol.closing import Closing
 from protocol.errors import LinkUnavailableError, MissingOnMachineError
 
-_STARTS = 3  # after a service that just ended its port or its files may not be free at once
-_START_SECONDS = 10.0
+_STARTS = 2  # after a service that just ended its port or its files may not be free at once
+_START_SECONDS = 8.0
 _STOP_SECONDS = 5.0
 _RETRY_SECONDS = 0.02
 _VPCD = ("127.0.0.1", 35963)
