@@ -7,13 +7,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from importlib import import_module
 
 INTERRUPTED = 130
 
 
-def start(program: str, load: Callable[[], Callable[[], None]]) -> None:
-    """Let `load` import the command line, and run it; Ctrl-C while it imports ends the process, which has done nothing yet."""
+def start(program: str, module: str) -> None:
+    """Import `module`, the command line, and run its `main`; Ctrl-C meanwhile ends the process, which has done nothing yet."""
 
     def end(*_: object) -> None:
         sys.stderr.write(f"{program}: interrupted\n")
@@ -23,7 +23,7 @@ def start(program: str, load: Callable[[], Callable[[], None]]) -> None:
     is_usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # in the background it is ignored
     if is_usual:
         signal.signal(signal.SIGINT, end)
-    main = load()
+    command_line = import_module(module)
     if is_usual:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    main()
+    command_line.main()

@@ -4,20 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from console.start import start
 
 
 def main() -> None:
     """Run `tap-issuer`."""
-    start("tap-issuer", _command_line)
-
-
-def _command_line() -> Callable[[], None]:
-    from issuer.cli import main
-
-    return main
+    start("tap-issuer", "issuer.cli")
 
 
 if __name__ == "__main__":

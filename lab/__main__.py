@@ -4,20 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from console.start import start
 
 
 def main() -> None:
     """Run `scripts/demo`."""
-    start("demo", _command_line)
-
-
-def _command_line() -> Callable[[], None]:
-    from lab.demo import main
-
-    return main
+    start("demo", "lab.demo")
 
 
 if __name__ == "__main__":

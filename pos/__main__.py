@@ -4,20 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from console.start import start
 
 
 def main() -> None:
     """Run `tap-pos`."""
-    start("tap-pos", _command_line)
-
-
-def _command_line() -> Callable[[], None]:
-    from pos.cli import main
-
-    return main
+    start("tap-pos", "pos.cli")
 
 
 if __name__ == "__main__":

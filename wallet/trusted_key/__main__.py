@@ -4,20 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from console.start import start
 
 
 def main() -> None:
     """Run `tap-key`."""
-    start("tap-key", _command_line)
-
-
-def _command_line() -> Callable[[], None]:
-    from wallet.trusted_key.cli import main
-
-    return main
+    start("tap-key", "wallet.trusted_key.cli")
 
 
 if __name__ == "__main__":
