@@ -160,10 +160,9 @@ def charge(
     The exit code tells how it ended: 0 approved, 10 declined, 11 see phone, 12 torn, 13 no application,
     14 not verified, 15 terminal not accepted, 16 no card.
     """
-    from console.trace import print_trace
     from pos.relay import RelayPolicy
     from pos.terminal import Terminal, TerminalOptions
-    from pos.ui import Screen, outcome_as_json
+    from pos.ui import Screen
     from protocol.transport.fault import Fault
     from protocol.transport.opening import LinkUrl
 
@@ -185,14 +184,22 @@ def charge(
         terminal.require_chargeable(wanted)
         screen = None if as_json else Screen(wanted, terminal.merchant)
         outcome = _follow(terminal.transaction(wanted, link or home.link), screen)
-    with suppress(OSError, ValueError, KeyboardInterrupt):  # who paid has paid, whether or not it can be shown
+    _report(outcome, screen, trace=trace)
+    return exit_code(outcome)
+
+
+def _report(outcome: Outcome, screen: Screen | None, *, trace: bool) -> None:
+    """Tell how it ended; who paid has paid, whether or not it can be shown."""
+    from console.trace import print_trace
+    from pos.ui import outcome_as_json
+
+    with suppress(OSError, ValueError, KeyboardInterrupt):
         if screen:
             screen.result(outcome)
         else:
             print_json(outcome_as_json(outcome))
         if trace:
             print_trace(outcome.trace)
-    return exit_code(outcome)
 
 
 def _follow(steps: Steps, screen: Screen | None) -> Outcome:
